@@ -1,0 +1,97 @@
+"""Configs: frozen dataclasses, nested by room, to JSON and back, with a hash.
+
+A field whose class carries a ``table`` of names (a task, a model, an objective) is written with its
+``name`` and read back by it, so that adding one needs no change here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from ecgray.errors import EcgrayError, unknown
+
+T = TypeVar("T")
+
+
+class Named:
+    """Base of config classes chosen by name. ``table`` is set once per kind, ``name`` per class."""
+
+    name: typing.ClassVar[str]
+    table: typing.ClassVar[dict[str, type[Any]]]
+
+
+def to_dict(config: Any) -> Any:
+    """Plain JSON values of a config; classes chosen by name carry their ``name`` first."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        named = {"name": config.name} if isinstance(config, Named) else {}
+        return named | {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (tuple, list)):
+        return [to_dict(value) for value in config]
+    if isinstance(config, dict):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    return config
+
+
+def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
+    """The config of class ``cls`` from what ``to_dict`` gave.
+
+    Raises EcgrayError for a field that does not exist (with near matches) and for a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise EcgrayError(f"{where} must be an object with fields, got {values!r}; compare it with a fresh config.json.")
+    values = dict(values)
+    chosen: type[Any] = cls
+    if issubclass(cls, Named):
+        name = values.pop("name", None)
+        if name not in cls.table:
+            raise unknown(f"{where}.name", str(name), cls.table)
+        chosen = cls.table[name]
+    hints = typing.get_type_hints(chosen)
+    fields = {f.name for f in dataclasses.fields(chosen)}
+    for key in values:
+        if key not in fields:
+            raise unknown(f"field of {where}", key, fields)
+    return chosen(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _value(arguments[0], value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        inner = [a for a in arguments if a is not type(None)]
+        for candidate in inner:
+            try:
+                return _value(candidate, value, where)
+            except EcgrayError:
+                if candidate is inner[-1]:
+                    raise
+    if dataclasses.is_dataclass(hint) or (isinstance(hint, type) and issubclass(hint, Named)):
+        return from_dict(typing.cast(type[Any], hint), value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise unknown(where, str(value), map(str, arguments))
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_value(arguments[0], item, where) for item in value)
+        if len(arguments) == len(value):
+            return tuple(_value(a, item, where) for a, item in zip(arguments, value, strict=True))
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise EcgrayError(f"{where} must be of type {hint}, got {value!r}; compare it with a fresh config.json.")
+
+
+def config_hash(config: Any) -> str:
+    """SHA-256 (first 16 hex digits) of the config's canonical JSON: equal configs, equal hash, on any machine."""
+    text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

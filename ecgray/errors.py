@@ -1,0 +1,21 @@
+"""The one kind of error that a user can cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class EcgrayError(ValueError):
+    """What must hold, what was got and how to go on, in one line.
+
+    The command line prints the line and exits with code 2; from Python it is a ``ValueError``.
+    """
+
+
+def unknown(kind: str, got: str, known: Iterable[str]) -> EcgrayError:
+    """An error for a name that is in no table, with the near matches (or all names when none is near)."""
+    names = sorted(known)
+    near = get_close_matches(got, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}."
+    return EcgrayError(f"The {kind} must be a known name, got '{got}'; {hint}")
