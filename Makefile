@@ -1,0 +1,46 @@
+# Two commands for a newcomer: `make quickstart` and `make test`. Both make .venv and install into it first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+QUICK ?= quickstart
+
+.PHONY: install quickstart test lint bench clean-quickstart
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "Python must be 3.11, 3.12 or 3.13, got %d.%d; run make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# From nothing to a report: real WFDB files (synthetic hearts), shards, one pretraining, three seeds with it and three without.
+quickstart: install
+	rm -rf $(QUICK)
+	$(BIN)/ecgray synthesise ambulatory $(QUICK)/ambulatory --patients 24 --segments-per-patient 2 --segment-seconds 600 --seed 1
+	$(BIN)/ecgray synthesise labelled $(QUICK)/labelled --records 400 --seed 2
+	$(BIN)/ecgray ingest synthetic $(QUICK)/ambulatory --out $(QUICK)/shards/ambulatory
+	$(BIN)/ecgray ingest synthetic $(QUICK)/labelled --out $(QUICK)/shards/labelled
+	$(BIN)/ecgray inspect $(QUICK)/shards/ambulatory --html $(QUICK)/ambulatory.html
+	$(BIN)/ecgray pretrain weimann2021_beat --data $(QUICK)/shards/ambulatory --out $(QUICK)/runs/beat \
+	    --model.width 16 --training.steps 300 --training.validate-every 100 --training.checkpoint-every 100 --sampling.val-fraction 0.2
+	$(BIN)/ecgray finetune weimann2021_table1_none --data $(QUICK)/shards/labelled --pretrained none \
+	    --out $(QUICK)/runs/none $(QUICK_FINETUNE)
+	$(BIN)/ecgray finetune weimann2021_cinc2017 --data $(QUICK)/shards/labelled --pretrained $(QUICK)/runs/beat \
+	    --out $(QUICK)/runs/from-beat $(QUICK_FINETUNE)
+	$(BIN)/ecgray report $(QUICK)/runs/none $(QUICK)/runs/from-beat --out $(QUICK)/report
+	@echo "Open $(abspath $(QUICK))/report/report.html"
+
+QUICK_FINETUNE := --seeds 3 --model.width 16 --data.seconds 20 --protocol.epochs 12
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/stream.py

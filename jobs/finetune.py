@@ -1,0 +1,8 @@
+"""`ecgray finetune` as a job: `python jobs/finetune.py ...` alone, or under `ray job submit`. Same words as the command line."""
+
+import sys
+
+from ecgray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["finetune", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`ecgray pretrain` as a job: `python jobs/pretrain.py ...` alone, or under `ray job submit`. Same words as the command line."""
+
+import sys
+
+from ecgray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["pretrain", *sys.argv[1:]]))

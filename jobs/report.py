@@ -1,0 +1,8 @@
+"""`ecgray report` as a job: `python jobs/report.py ...` alone, or under `ray job submit`. Same words as the command line."""
+
+import sys
+
+from ecgray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["report", *sys.argv[1:]]))
