@@ -1,0 +1,143 @@
+"""A model folder: weights and everything needed to use them, without knowing how they were trained.
+
+    model.safetensors    the network's parameters and buffers
+    model.json           which network, its classes, leads, rate, standardisation, padding, where it comes from
+
+A pretraining checkpoint and a finetuned seed are both model folders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ecgray.config import from_dict, to_dict
+from ecgray.errors import EcgrayError
+from ecgray.models.base import Model
+from ecgray.models.classifier import Classifier
+from ecgray.models.future import FuturePredictor
+from ecgray.tasks.base import Task
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """What a network is and what it expects.
+
+    ``fs`` in Hz; ``mean_mv`` and ``sd_mv`` standardise its input; ``frame_size`` (samples) is what it was pretrained
+    on; ``length_samples`` and ``padding`` say to what length a recording is brought with zeros (after
+    standardisation) and on which side, None where the network takes any length as it comes; ``task`` is the
+    pretraining task, None for labels of records. The hashes name the config and the shard sets of its training.
+    """
+
+    model: Model
+    classes: tuple[str, ...]
+    leads: tuple[str, ...]
+    fs: float
+    mean_mv: float
+    sd_mv: float
+    frame_size: int | None = None
+    length_samples: int | None = None
+    padding: Literal["before", "after"] | None = None
+    task: Task | None = None
+    config_hash: str = ""
+    manifest_hashes: tuple[str, ...] = ()
+
+
+def build_network(model: Model, leads: int, classes: int, task: Task | None, frame_size: int | None) -> nn.Module:
+    """The network that a task asks for, with fresh weights: a classifier, or a predictor of future frames."""
+    encoder = model.encoder(leads)
+    if task is not None and task.negatives:
+        if frame_size is None:
+            raise EcgrayError("A network that predicts future frames needs a frame size; give sampling.frame_size.")
+        return FuturePredictor(encoder, context=task.span(frame_size) // frame_size - 1, frame_size=frame_size)
+    return Classifier(encoder, classes)
+
+
+def save_model(folder: Path, network: nn.Module, description: ModelDescription) -> None:
+    """Write ``network`` and its description into ``folder`` (made where missing), flushed to the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / WEIGHTS, network.state_dict())
+    values = to_dict(description)
+    values["standardisation"] = {"mean_mv": values.pop("mean_mv"), "sd_mv": values.pop("sd_mv")}
+    write_json(folder / DESCRIPTION, values)
+
+
+def read_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
+    """The network in ``folder`` in eval mode on the CPU, and its description.
+
+    Raises EcgrayError when a file is missing or torn, or when the weights are those of another network.
+    """
+    description = read_description(folder)
+    leads, classes = len(description.leads), len(description.classes)
+    network = build_network(description.model, leads, classes, description.task, description.frame_size)
+    load_weights(network, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return network.eval(), description
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """The description alone; raises EcgrayError when it is missing or does not read."""
+    values = read_json(folder / DESCRIPTION)
+    standardisation = values.pop("standardisation", None)
+    if not isinstance(standardisation, dict):
+        raise EcgrayError(f"{folder / DESCRIPTION} must hold a standardisation; take another checkpoint of the run.")
+    return from_dict(ModelDescription, values | standardisation, where=str(folder / DESCRIPTION))
+
+
+def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Put ``state`` into ``network``; raises EcgrayError when a name or a shape differs, naming the first."""
+    expected = network.state_dict()
+    differing = sorted(expected.keys() ^ state.keys())
+    differing += sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape)
+    if differing:
+        first = differing[0]
+        got, wanted = (str(tuple(s[first].shape)) if first in s else "nothing" for s in (state, expected))
+        raise EcgrayError(
+            f"{source} must hold the weights of this very network, got another one: {len(differing)} tensors differ, "
+            f"first {first} (file {got}, network {wanted}); give the model config that the file was trained with."
+        )
+    network.load_state_dict(state)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as safetensors and flush them to the disk."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; raises EcgrayError when it is missing or not whole."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise EcgrayError(f"{path} must be a whole safetensors file ({error}); take another checkpoint.") from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON and flush it to the disk."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(values, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises EcgrayError when it is missing, torn or no object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EcgrayError(f"{path} must be a JSON file ({error}); give a folder that ecgray wrote.") from error
+    if not isinstance(values, dict):
+        raise EcgrayError(f"{path} must hold a JSON object, got {type(values).__name__}; give a folder ecgray wrote.")
+    return values
