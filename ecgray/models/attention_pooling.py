@@ -13,7 +13,7 @@ from ecgray.errors import EcgrayError
 from ecgray.models.base import dense
 
 LogitScale = Literal["head", "model"]
-"""What attention logits are divided by: the root of a head's width (Vaswani et al.) or of the model's (the paper's published code)."""
+"""The root of what attention logits are divided by: a head's width (Vaswani et al.) or the model's (published code)."""
 
 
 class AttentionPooling(nn.Module):
