@@ -50,7 +50,7 @@ class Annotations(Protocol):
         self, record: npt.NDArray[np.int64], start: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         """(n, len(RHYTHMS)) samples when every beat carries the rhythm of its zone back to the beat before
-        (papers.md W6, W23: the published code's reading)."""
+        (the published code's reading)."""
         ...
 
 
@@ -61,14 +61,19 @@ class Task(Named):
     """
 
     paper: ClassVar[str]
-    classes: tuple[str, ...] | property
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the targets in order; empty where the target is a place among candidates."""
+        raise NotImplementedError
 
     def window(self, frame_size: int, fs: float) -> tuple[int, int]:
         """(before, after): samples that must exist before a frame's start, and from its start on."""
         return 0, frame_size
 
     def span(self, frame_size: int) -> int:
-        """Samples cut from the frame's start on and given to the network (before any negatives)."""
+        """Samples of signal that the network gets of each sample, without the negatives: the frame, or
+        the context frames and the positive of future prediction (which do not lie side by side)."""
         return frame_size
 
     @property

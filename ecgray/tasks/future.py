@@ -1,0 +1,57 @@
+"""Future prediction: which of several frames comes after a context of frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ecgray.errors import EcgrayError
+from ecgray.tasks.annotated import Int64
+from ecgray.tasks.base import Annotations, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuturePrediction(Task):
+    """``context`` frames side by side, then ``offset`` frames that nobody sees, then the positive.
+
+    The positive stands at a random place among ``negatives`` frames from the pool's patients, and that place is the
+    target: it comes with the plan, and no annotation is needed. ``exclude_record``: no negative from the positive's own
+    record (the published code excludes nothing).
+    """
+
+    name: ClassVar[str] = "future"
+    paper: ClassVar[str] = "Weimann & Conrad 2021"
+
+    context: int = 16
+    offset: int = 8
+    negatives: int = 8
+    exclude_record: bool = True
+
+    def __post_init__(self) -> None:
+        for field, least in (("context", 1), ("offset", 0), ("negatives", 1)):
+            if getattr(self, field) < least:
+                raise EcgrayError(
+                    f"The {field} of future prediction must be at least {least}, got {getattr(self, field)}; "
+                    "the defaults are 16, 8 and 8 frames."
+                )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
+    def window(self, frame_size: int, fs: float) -> tuple[int, int]:
+        return 0, (self.context + self.offset + 1) * frame_size
+
+    def span(self, frame_size: int) -> int:
+        return (self.context + 1) * frame_size
+
+    def future_start(self, start: Int64, frame_size: int) -> Int64:
+        """(n,) starts of the positives for (n,) starts of the contexts, in samples."""
+        return start + (self.context + self.offset) * frame_size
+
+    def targets(self, record: Int64, start: Int64, frame_size: int, annotations: Annotations) -> Int64:
+        """Raises EcgrayError: the answer is drawn by the plan."""
+        raise EcgrayError(
+            "Targets from annotations need the task beat, rhythm or heart_rate, got future, whose answer is drawn with "
+            "the frames; choose another task."
+        )
