@@ -1,0 +1,238 @@
+"""The run folder: what was asked, where it ran, what came out.
+
+    config.json         the config, as given
+    environment.json    versions, git commit, host, hashes of config and shard sets, every start
+    metrics.jsonl       a line per log step and per validation
+    checkpoints/        step-000123/ ...
+    best                link to the checkpoint with the highest validation accuracy
+    events/             the same metrics for TensorBoard
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ecgray import __version__
+from ecgray.config import config_hash, from_dict, to_dict
+from ecgray.errors import EcgrayError
+from ecgray.shards.manifest import fsync_folder, write_atomically
+from ecgray.training.checkpoint import newest_checkpoint, step_folder
+from ecgray.training.config import PretrainConfig
+from ecgray.training.model_folder import read_json
+
+MAY_CHANGE = ("training.steps",)
+"""Fields that a resumed run may be given anew: they say how long, not what."""
+LIBRARIES = ("torch", "ray", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "wfdb", "sleepecg")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, and its metrics file. Picklable, so that workers get it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def stop(self) -> Path:
+        """While this file exists, workers save a checkpoint and leave."""
+        return self.path / "stop"
+
+    def add_metrics(self, values: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; a last line torn by a kill is left out."""
+        if not self.metrics.is_file():
+            return []
+        lines = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+        return lines
+
+    def rewind_metrics(self, step: int) -> None:
+        """Forget the metrics after ``step``: those steps are done again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def point_best(self, step: int | None) -> None:
+        """Let ``best`` lead to the checkpoint of ``step`` (None: to nothing)."""
+        if step is None:
+            self.best.unlink(missing_ok=True)
+            return
+        link = self.path / ".best.partial"
+        link.unlink(missing_ok=True)
+        link.symlink_to(step_folder(self.checkpoints, step).relative_to(self.path))
+        link.rename(self.best)
+        fsync_folder(self.path)
+
+
+def read_config(run: Path) -> PretrainConfig:
+    """The config of a pretraining run; raises EcgrayError when it is missing or of another kind."""
+    return from_dict(PretrainConfig, read_json(run / "config.json"), where=str(run / "config.json"))
+
+
+def run_hash(config: PretrainConfig, manifest_hashes: Sequence[str]) -> str:
+    """The hash of what a run computes: of its config, with its shard sets named by content instead of by place."""
+    return config_hash(replace(config, data=replace(config.data, shards=tuple(manifest_hashes))))
+
+
+@contextlib.contextmanager
+def open_run(
+    out: Path, config: PretrainConfig, manifest_hashes: Sequence[str], *, resume: bool, workers: int
+) -> Iterator[RunFolder]:
+    """The run folder ``out``, locked while in use, with config and environment written.
+
+    A folder that holds anything is refused without ``resume``; with it, the config must be the one that the run was
+    started with, apart from the number of steps. The lock dies with this process.
+    """
+    run = RunFolder(out.absolute())
+    exists = run.config.is_file()
+    if run.path.exists() and not run.path.is_dir():
+        raise EcgrayError(f"The run must be a folder, got the file {run.path}; give another --out.")
+    if exists and not resume:
+        raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
+    if not exists and run.path.is_dir() and any(entry.name != "lock" for entry in run.path.iterdir()):
+        raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds other files; give another --out.")
+    run.path.mkdir(parents=True, exist_ok=True)
+    with locked(run.path / "lock"):
+        if run.config.is_file():  # looked at again: another process may have been here before the lock
+            if not resume:
+                raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; add --resume.")
+            _refuse_other_config(run, config, manifest_hashes)
+        run.checkpoints.mkdir(exist_ok=True)
+        run.stop.unlink(missing_ok=True)
+        write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers)))
+        write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
+        yield run
+
+
+@contextlib.contextmanager
+def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path``; it is freed by the kernel when the process ends, however it ends.
+
+    Raises EcgrayError when another process holds it for longer than ``patience_s``.
+    """
+    deadline = time.monotonic() + patience_s
+    with open(path, "a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise EcgrayError(
+                        f"A run must be used by one process at a time, got {path.parent}, which another one is using; "
+                        "wait for it or give another --out."
+                    ) from None
+                time.sleep(0.2)
+        yield
+
+
+def _refuse_other_config(run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str]) -> None:
+    stored, given = _flat(to_dict(read_config(run.path))), _flat(to_dict(config))
+    stored_hashes = read_json(run.environment).get("manifest_hashes")
+    differing = sorted(key for key in stored.keys() | given.keys() if stored.get(key) != given.get(key))
+    differing = [key for key in differing if key not in (*MAY_CHANGE, "data.shards")]
+    if stored_hashes != list(manifest_hashes):
+        differing.append("data.shards")
+    if differing:
+        fields = ", ".join(f"{key} ({stored.get(key)} -> {given.get(key)})" for key in differing)
+        raise EcgrayError(
+            f"A run must be resumed with the config it was started with, got other values of {fields}; "
+            "give the old ones back or start a new run."
+        )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _environment(
+    run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str], workers: int
+) -> dict[str, Any]:
+    newest = newest_checkpoint(run.checkpoints)
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "workers": workers,
+        "checkpoint": newest.name if newest else None,
+    }
+    before = read_json(run.environment).get("starts", []) if run.environment.is_file() else []
+    return describe_environment() | {
+        "config_hash": run_hash(config, manifest_hashes),
+        "manifest_hashes": list(manifest_hashes),
+        "starts": [*before, start],
+    }
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, git commit of the code (None outside a checkout) and host of this process."""
+    versions = {"python": platform.python_version(), "ecgray": __version__}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "command": sys.argv,
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package runs from, with "+changes" where files differ from it."""
+    folder = Path(__file__).parent
+    if not (folder.parents[1] / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
