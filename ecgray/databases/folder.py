@@ -1,0 +1,99 @@
+"""Any folder of WFDB records, with an optional table of labels."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ecgray.databases.layouts import other_layout, require_folder
+from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
+from ecgray.databases.record import Database, Record, Reference
+from ecgray.databases.wfdb_files import read_record
+from ecgray.errors import EcgrayError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Database):
+    """Every WFDB record under a folder, subfolders included (links to folders are not followed).
+
+    A record's id is its path below the root without suffix (``p1/rec2``). ``lead`` picks one lead by name, None keeps
+    every lead that is a voltage. Annotations come from ``.atr`` files, read as in the MIT-BIH databases.
+
+    ``labels.csv`` in the root may give labels and patients: a first row naming the columns ``record``, ``label``
+    (several separated by ``;``, or none) and, where known, ``patient``; records by id, or by bare name where only one
+    record has it. Without that the patient is the record's folder; where all records lie in one folder, each record
+    is its own patient.
+    """
+
+    lead: str | None = None
+
+    name: ClassVar[str] = "folder"
+    title: ClassVar[str] = "Any folder of WFDB records"
+    licence: ClassVar[str] = "as its source says"
+    citation: ClassVar[str] = "the source of the records"
+
+    def find(self, root: Path) -> Sequence[Reference]:
+        require_folder(root, self.name)
+        paths = _headers(root)
+        if not paths:
+            raise other_layout(root, self.name, "WFDB headers (.hea), in it or below it")
+        ids = [path.relative_to(root).as_posix() for path in paths]
+        one_folder = len({path.parent for path in paths}) == 1
+        table = _read_labels(root / "labels.csv", ids)
+        references = []
+        for record, path in zip(ids, paths, strict=True):
+            labels, patient = table.get(record, ((), ""))
+            if not patient:
+                patient = record if one_folder or path.parent == root else path.parent.relative_to(root).as_posix()
+            references.append(Reference(record=record, patient=patient, path=path, labels=labels))
+        return sorted(references, key=lambda reference: (reference.patient, reference.record))
+
+    def read(self, reference: Reference) -> Record:
+        return read_record(
+            reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES, lead=self.lead
+        )
+
+
+def _headers(root: Path) -> list[Path]:
+    return sorted(
+        Path(folder, name[:-4]) for folder, _, names in os.walk(root) for name in names if name.endswith(".hea")
+    )
+
+
+def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, ...], str]]:
+    """record id -> (labels, patient or "") of ``labels.csv``; nothing where there is none."""
+    if not file.exists():
+        return {}
+    try:
+        rows = list(csv.DictReader(file.read_text("utf-8-sig").splitlines()))
+        columns = set(rows[0]) if rows else {"record", "label"}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EcgrayError(f"{file} must be a table of record,label, but cannot be read: {error}.") from None
+    if not {"record", "label"} <= columns:
+        raise EcgrayError(
+            f"{file} must have the columns record and label (and optionally patient) in its first row, got"
+            f" {', '.join(map(str, columns))}; add that row."
+        )
+    bare = Counter(record.rsplit("/", 1)[-1] for record in ids)
+    known = {record: record for record in ids}
+    known |= {name: record for record in ids if bare[name := record.rsplit("/", 1)[-1]] == 1}
+    table: dict[str, tuple[tuple[str, ...], str]] = {}
+    for number, row in enumerate(rows, 2):
+        given = (row["record"] or "").strip()
+        if given not in known:
+            continue  # a table may cover more than what is downloaded
+        if known[given] in table:
+            raise EcgrayError(f"{file} must name each record once, but {given} stands again in line {number}.")
+        labels = tuple(label.strip() for label in (row["label"] or "").split(";") if label.strip())
+        table[known[given]] = (labels, (row.get("patient") or "").strip())
+    if rows and not table:
+        raise EcgrayError(
+            f"{file} must name records of this folder, but none of its {len(rows)} rows does; records are named like"
+            f" '{ids[0]}'."
+        )
+    return table

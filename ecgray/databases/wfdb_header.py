@@ -1,0 +1,153 @@
+"""WFDB header files (.hea): what a record says of itself.
+
+The format: https://physionet.org/physiotools/wag/header-5.htm. Time and date are left unread, since copies of one
+record write them in several forms and nothing here needs them; CRLF and trailing blanks are taken as they come.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecgray.databases.record import RecordRefused
+
+MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
+"""Millivolts per physical unit, unit in lower case; a signal in any other unit is no ECG lead."""
+
+MAX_FS_HZ = 1e6
+MAX_VALUES = 2**31
+"""Leads times samples that a record may hold: three months of one lead at 250 Hz, 4 GiB as int16."""
+GAIN_RANGE = (1e-3, 1e10)
+"""ADC units per mV outside which a gain is a mistake (real ones seen: 50 to 2,000,000)."""
+
+_FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,18}))?")
+_GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,12})\))?(?:/(\S+))?")
+
+
+@dataclass(frozen=True)
+class SignalLine:
+    """One signal of a header. ``gain`` is in ADC units per mV, whatever unit the header uses; ``unit`` in lower case.
+
+    ``samples_per_frame``, ``skew`` and ``byte_offset`` as WFDB defines them.
+    """
+
+    file: str
+    format: str
+    samples_per_frame: int
+    skew: int
+    byte_offset: int
+    gain: float
+    baseline: int
+    unit: str
+    name: str
+
+    @property
+    def voltage(self) -> bool:
+        """Whether the signal is a voltage, so possibly an ECG lead."""
+        return self.unit in MV_PER_UNIT
+
+
+@dataclass(frozen=True)
+class Header:
+    """A single-segment header. ``samples`` is None where the header leaves the length to the signal file's size."""
+
+    fs: float
+    samples: int | None
+    signals: tuple[SignalLine, ...]
+    comments: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(line.name for line in self.signals)
+
+
+def read_header(path: Path) -> Header:
+    """The header at ``path`` (without suffix).
+
+    Raises RecordRefused for a header that is missing, malformed, multi-segment, without signals, without a sampling
+    rate above 0, of zero length or of absurd numbers.
+    """
+    file = path.with_name(path.name + ".hea")
+    refuse_outside(path.parent, file.name)
+    try:
+        text = file.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        raise RecordRefused("the header (.hea) is missing") from None
+    lines = [line.strip() for line in text.lstrip("\ufeff").splitlines()]
+    fields = [line for line in lines if line and not line.startswith("#")]
+    if not fields:
+        raise RecordRefused("the header is empty")
+    fs, samples, count = _record_line(fields[0].split())
+    if count < 1 or len(fields) == 1:
+        raise RecordRefused("the header describes no signal")
+    if len(fields) - 1 < count:
+        raise RecordRefused(f"the header announces {count} signals and describes {len(fields) - 1}")
+    if samples is not None and samples * count > MAX_VALUES:
+        raise RecordRefused(f"the header's {count} x {samples} samples are beyond the limit of {MAX_VALUES} values")
+    return Header(
+        fs=fs,
+        samples=samples,
+        signals=tuple(_signal_line(line, number) for number, line in enumerate(fields[1 : count + 1])),
+        comments=tuple(line[1:].strip() for line in lines if line.startswith("#")),
+    )
+
+
+def refuse_outside(folder: Path, name: str) -> Path:
+    """``folder / name``; RecordRefused when that leaves the folder (``..``, an absolute path, a symbolic link)."""
+    path = folder / name
+    try:
+        plain = "/" not in name and "\\" not in name and name not in ("", ".", "..")
+        if not (plain and not path.is_symlink()) and not path.resolve().is_relative_to(folder.resolve()):
+            raise RecordRefused(f"the file '{name}' lies outside the record's folder")
+    except (ValueError, RuntimeError, OSError) as error:
+        raise RecordRefused(f"the file name {name!r} cannot be used: {error}") from None
+    return path
+
+
+def _record_line(fields: list[str]) -> tuple[float, int | None, int]:
+    if "/" in fields[0]:
+        raise RecordRefused("the header is multi-segment; its segments are records of their own")
+    try:
+        count = int(fields[1])
+        fs = float(fields[2].split("/")[0].split("(")[0]) if len(fields) > 2 else 250.0
+        samples = int(fields[3]) if len(fields) > 3 else None
+    except (IndexError, ValueError):
+        raise RecordRefused(f"the header's first line is unreadable: {' '.join(fields)[:80]!r}") from None
+    if not (math.isfinite(fs) and 0 < fs <= MAX_FS_HZ):
+        raise RecordRefused(f"the sampling rate must lie above 0 and up to {MAX_FS_HZ:g} Hz, the header says {fs:g}")
+    if samples is not None and samples < 1:
+        raise RecordRefused(f"the record is empty: the header says {samples} samples")
+    return fs, samples, count
+
+
+def _signal_line(line: str, number: int) -> SignalLine:
+    fields = line.split(maxsplit=8)
+    form = _FORMAT.fullmatch(fields[1]) if len(fields) > 1 else None
+    gain_field = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else _GAIN.fullmatch("200")
+    try:
+        adc_zero = int(fields[4]) if len(fields) > 4 else 0
+    except ValueError:
+        form = None
+    if form is None or gain_field is None:
+        raise RecordRefused(f"the header's line of signal {number} is unreadable: {line[:80]!r}")
+    unit = (gain_field[3] or "mV").lower()
+    # A gain of 0 means "uncalibrated", for which WFDB prescribes 200 units per physical unit.
+    gain = (float(gain_field[1]) or 200.0) / MV_PER_UNIT.get(unit, 1.0)
+    baseline = int(gain_field[2]) if gain_field[2] is not None else adc_zero
+    if unit in MV_PER_UNIT and not GAIN_RANGE[0] <= abs(gain) <= GAIN_RANGE[1]:
+        raise RecordRefused(f"the gain of signal {number} is absurd: {gain:g} units per mV")
+    if abs(baseline) > 2**31:
+        raise RecordRefused(f"the baseline of signal {number} is absurd: {baseline}")
+    return SignalLine(
+        file=fields[0],
+        format=form[1],
+        samples_per_frame=int(form[2] or 1),
+        skew=int(form[3] or 0),
+        byte_offset=int(form[4] or 0),
+        gain=gain,
+        baseline=baseline,
+        unit=unit,
+        name=fields[8].strip() if len(fields) > 8 else f"signal {number}",
+    )
