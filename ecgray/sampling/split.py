@@ -1,0 +1,134 @@
+"""Training and validation patients: by patient, at random, every class on both sides where that can be."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ecgray.errors import EcgrayError
+from ecgray.sampling.draws import Draw, generator
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_TRIES = 20_000
+"""Steps of the search for a cover; the tables of real databases need some tens."""
+
+
+class ClassTable(Protocol):
+    """What the split reads of an archive: one entry per record."""
+
+    patient: npt.NDArray[np.int32]
+    beat_counts: npt.NDArray[np.int64]
+    rhythm_samples: npt.NDArray[np.int64]
+    labels: list[tuple[str, ...]]
+
+
+def patient_classes(archive: ClassTable, usable: Bools) -> tuple[Ints, Bools]:
+    """(patients (p,), has (p, classes)): codes of patients with usable records, and which classes those records hold.
+
+    Classes are the beat classes, the rhythm classes and the labels, in that order (labels sorted).
+    """
+    records = np.flatnonzero(usable)
+    patients, row = np.unique(np.asarray(archive.patient)[records], return_inverse=True)
+    names = sorted({label for record in records for label in archive.labels[record]})
+    column = {name: i for i, name in enumerate(names)}
+    labelled = np.zeros((len(records), len(names)), bool)
+    pairs = [(i, column[label]) for i, record in enumerate(records) for label in archive.labels[record]]
+    if pairs:
+        labelled[tuple(np.array(pairs).T)] = True
+    by_record = np.hstack([archive.beat_counts[records] > 0, archive.rhythm_samples[records] > 0, labelled])
+    if not len(patients):
+        return patients.astype(np.int64), by_record
+    order = np.argsort(row, kind="stable")
+    first = np.searchsorted(row[order], np.arange(len(patients)))
+    return patients.astype(np.int64), np.logical_or.reduceat(by_record[order], first, axis=0)
+
+
+def split_patients(
+    archive: ClassTable, val_fraction: float, seed: int, usable: Bools | None = None
+) -> tuple[Ints, Ints]:
+    """(training, validation) patient codes, both ascending; a function of the records table and the seed alone.
+
+    ``round(val_fraction * patients)`` patients are held out (papers.md W8), drawn in even steps through the patients
+    sorted by the rarest class that they have. Where this leaves a side without a class that two patients have,
+    patients that cover both sides are chosen first (which may hold out a few more) and the rest is drawn as before. Only
+    where no division at all covers every class on both sides (three patients that pairwise share one) some are missing.
+    ``usable`` (records,): records that count, all by default.
+
+    Raises EcgrayError when a side would be empty.
+    """
+    if usable is None:
+        usable = np.ones(len(archive.patient), bool)
+    patients, has = patient_classes(archive, usable)
+    held_out = int(val_fraction * len(patients) + 0.5)
+    if not 0 < held_out < len(patients):
+        raise EcgrayError(
+            f"The split must leave patients on both sides, got {len(patients)} usable patients and val_fraction "
+            f"{val_fraction:g}, which holds out {held_out}; change sampling.val_fraction or add patients."
+        )
+    draw = generator(seed, Draw.SPLIT)
+    shared = has[:, has.sum(axis=0) >= 2]
+    val = _draw_stratified(np.arange(len(patients)), shared, held_out, draw)
+    if not _covers(shared, val):
+        side = _cover(shared, draw)
+        free = np.flatnonzero(side < 0)
+        wanted = min(max(held_out - int((side == 1).sum()), 0), len(free))
+        val = np.sort(np.concatenate([np.flatnonzero(side == 1), _draw_stratified(free, shared[free], wanted, draw)]))
+    chosen = np.zeros(len(patients), bool)
+    chosen[val] = True
+    return patients[~chosen], patients[chosen]
+
+
+def _draw_stratified(rows: Ints, has: Bools, count: int, draw: np.random.Generator) -> Ints:
+    """``count`` of ``rows``: even steps from a random phase through the rows, sorted by their rarest class."""
+    if not count:
+        return np.empty(0, np.int64)
+    rarity = np.where(has, has.sum(axis=0), len(has) + 1)
+    stratum = rarity.argmin(axis=1) if has.shape[1] else np.zeros(len(has), np.int64)
+    order = np.lexsort((draw.permutation(len(rows)), np.where(has.any(axis=1), stratum, has.shape[1])))
+    picked = ((np.arange(count) + draw.random()) * len(rows) / count).astype(np.int64)
+    return np.sort(rows[order[picked]])
+
+
+def _covers(has: Bools, val: Ints) -> bool:
+    held = has[val].sum(axis=0)
+    return bool(((held > 0) & (held < has.sum(axis=0))).all())
+
+
+def _cover(has: Bools, draw: np.random.Generator) -> npt.NDArray[np.int8]:
+    """(p,) 1 validation, 0 training, -1 free: few patients that put every class on both sides.
+
+    Depth-first search over (class, side) pairs still missing, the pair with the fewest candidates first; patients with
+    equal classes count as one candidate. After ``_TRIES`` steps the best assignment seen is taken.
+    """
+    order = draw.permutation(len(has))
+    _, signature = np.unique(has, axis=0, return_inverse=True)
+    signature = signature.ravel()
+    side = np.full(len(has), -1, np.int8)
+    best, best_missing, tries = side.copy(), 2 * has.shape[1] + 1, 0
+
+    def search() -> bool:
+        nonlocal best, best_missing, tries
+        tries += 1
+        met = np.stack([has[side == s].any(axis=0) for s in (0, 1)])
+        missing = np.argwhere(~met)
+        if len(missing) < best_missing:
+            best, best_missing = side.copy(), len(missing)
+        if not len(missing) or tries >= _TRIES:
+            return True
+        open_rows = has & (side < 0)[:, None]
+        s, column = missing[open_rows.sum(axis=0)[missing[:, 1]].argmin()]
+        candidates = order[open_rows[order, column]]
+        _, kinds = np.unique(signature[candidates], return_index=True)
+        for row in candidates[np.sort(kinds)]:
+            side[row] = s
+            if search():
+                return True
+            side[row] = -1
+        return False
+
+    search()
+    return best
