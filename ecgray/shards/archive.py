@@ -1,0 +1,308 @@
+"""Several shard sets of one sampling rate, seen as one table of records with their signals and annotations."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgray.databases.record import BEATS, RHYTHMS
+from ecgray.errors import EcgrayError
+from ecgray.shards.annotations import Ints, ShardAnnotations
+from ecgray.shards.manifest import Manifest, read_manifest, verify_files
+from ecgray.shards.moments import Moments, merge
+from ecgray.shards.signals import Signals
+
+_INDEX_BYTES = 512 << 20
+"""Annotation indices held per process; the oldest go first."""
+
+_COLUMNS = ["patient", "shard", "offset", "samples", "gain", "baseline", "annotated"]
+_BOUNDS = ["beat_start", "beat_end", "rhythm_start", "rhythm_end", "beat_counts", "rhythm_samples"]
+
+
+def open_archive(paths: Sequence[str | Path], *, verify: Literal["sizes", "hashes"] = "sizes") -> Archive:
+    """The shard sets of ``paths`` as one archive, every file checked by its size, or by its SHA-256 too.
+
+    Raises EcgrayError for a folder that holds no finished shard set, another schema version, a missing, truncated or
+    changed file, and for sets that differ in sampling rate or number of leads.
+    """
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    if not paths:
+        raise EcgrayError("Shard sets must be named, got none; pass the folder of one, made with 'ecgray ingest'.")
+    resolved = tuple(str(Path(path).expanduser().resolve()) for path in paths)
+    if len(set(resolved)) < len(resolved):
+        raise EcgrayError(f"Each shard set must be named once, got {', '.join(map(str, paths))}; leave out the second.")
+    for path in resolved:
+        verify_files(Path(path), read_manifest(Path(path)), verify)
+    return Archive(resolved)
+
+
+@lru_cache(maxsize=8)
+def _reopened(paths: tuple[str, ...], hashes: tuple[str, ...]) -> Archive:
+    """The archive of a pickle: opened once per process, as long as its sets are the same."""
+    archive = Archive(paths)
+    if tuple(manifest.hash for manifest in archive.manifests) != hashes:
+        raise EcgrayError(f"{', '.join(paths)} must be the shard sets of the start, got others; start the run again.")
+    return archive
+
+
+class Archive:
+    """A table of N records; a record's number, from 0 to N - 1, is its name everywhere.
+
+    fs: Hz; leads: names; shard: index over all sets' shards (N,); offset: first sample in the shard (N,); samples
+    (N,); patient: codes unique over (database, patient) (N,); gain, baseline: float32 (N, leads), ADC units per mV and
+    ADC units; annotated: bool (N,); beat_totals: (N, len(BEATS)); rhythm_samples: (N, len(RHYTHMS)); mean_mv, sd_mv:
+    over all samples and leads of all sets. Made by ``open_archive``; pickles as its paths.
+    """
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        self.paths = paths
+        self.manifests: tuple[Manifest, ...] = tuple(read_manifest(Path(path)) for path in paths)
+        _one_kind(paths, self.manifests)
+        self.fs: float = self.manifests[0].fs
+        self.leads: tuple[str, ...] = self.manifests[0].leads
+        pooled = merge(
+            Moments(m.samples * len(m.leads), m.mean_mv, m.sd_mv**2 * m.samples * len(m.leads)) for m in self.manifests
+        )
+        self.mean_mv, self.sd_mv = pooled.mean, pooled.sd
+        tables = [_read(path, _COLUMNS + _BOUNDS) for path in paths]
+        self._shards: list[Path] = []
+        lengths: list[int] = []
+        numbers = []
+        for path, manifest, table in zip(paths, self.manifests, tables, strict=True):
+            names = [shard["name"] for shard in manifest.shards]
+            # numbers in the table are those of the plan; a shard whose records were all refused does not exist
+            lookup = np.full(1 + max(int(name.removeprefix("shard-")) for name in names), -1, np.int64)
+            for place, name in enumerate(names, start=len(self._shards)):
+                lookup[int(name.removeprefix("shard-"))] = place
+            numbers.append(lookup[_ints(table, "shard")])
+            self._shards += [Path(path) / name for name in names]
+            lengths += [shard["samples"] for shard in manifest.shards]
+        self.shard: Ints = np.concatenate(numbers)
+        self.offset, self.samples = (np.concatenate([_ints(t, name) for t in tables]) for name in ("offset", "samples"))
+        self._beats, self._zones = (
+            np.concatenate([np.stack([_ints(t, f"{kind}_start"), _ints(t, f"{kind}_end")], axis=1) for t in tables])
+            for kind in ("beat", "rhythm")
+        )
+        self.gain, self.baseline = (
+            np.concatenate([_lists(t, name, len(self.leads)) for t in tables]).astype(np.float32)
+            for name in ("gain", "baseline")
+        )
+        self.annotated: npt.NDArray[np.bool_] = np.concatenate([t["annotated"].to_numpy() for t in tables])
+        self.beat_totals: Ints = np.concatenate([_lists(t, "beat_counts", len(BEATS)) for t in tables])
+        self.rhythm_samples: Ints = np.concatenate([_lists(t, "rhythm_samples", len(RHYTHMS)) for t in tables])
+        self.patient, self._patients = _patient_codes(tables, self.manifests)
+        self._signals = Signals(
+            [folder / "signal.npy" for folder in self._shards], np.array(lengths, np.int64), len(self.leads)
+        )
+        self._annotations: OrderedDict[int, ShardAnnotations] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __reduce__(self) -> tuple[Callable[..., Archive], tuple[Any, ...]]:
+        return _reopened, (self.paths, tuple(manifest.hash for manifest in self.manifests))
+
+    # columns that are read when first asked for
+
+    @cached_property
+    def record_id(self) -> npt.NDArray[np.object_]:
+        """(N,) names of the records, as their database has them."""
+        return self._column("id").to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def database(self) -> npt.NDArray[np.object_]:
+        """(N,) names of the records' databases."""
+        names = np.array([manifest.database for manifest in self.manifests], object)
+        return np.repeat(names, [manifest.records for manifest in self.manifests])
+
+    @cached_property
+    def signal_hash(self) -> npt.NDArray[np.object_]:
+        """(N,) SHA-256 of each record's int16 samples, in hex: equal recordings in different sets are found by it."""
+        return self._column("signal_hash").to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def labels(self) -> list[tuple[str, ...]]:
+        """N tuples of record labels."""
+        return [tuple(labels) for labels in self._column("labels").to_pylist()]
+
+    @cached_property
+    def attributes(self) -> list[dict[str, Any]]:
+        """N dictionaries of what else the database says of a record."""
+        return [json.loads(text) for text in self._column("attributes").to_pylist()]
+
+    @property
+    def patient_names(self) -> list[str]:
+        """Patient of each code, as its database names them."""
+        return [patient for _, patient in self._patients]
+
+    def _column(self, name: str) -> pa.Array:
+        return pa.concat_arrays([_read(path, [name])[name].combine_chunks() for path in self.paths])
+
+    # signals
+
+    def cut(
+        self,
+        record: npt.ArrayLike,
+        start: npt.ArrayLike,
+        span: int,
+        out: npt.NDArray[np.int16] | None = None,
+    ) -> npt.NDArray[np.int16]:
+        """Frames (n, leads, span) int16 from ``start`` (n,) on in the records ``record`` (n,), in that order.
+
+        Raises IndexError when a frame leaves its record. ``out`` costs a second copy; without it there is one.
+        """
+        record, start = np.asarray(record, np.int64), np.asarray(start, np.int64)
+        if len(start) and (start.min() < 0 or (start + span > self.samples[record]).any()):
+            raise IndexError(f"a frame of {span} samples leaves its record")
+        return self._signals.cut(self.shard[record], self.offset[record] + start, span, out)
+
+    def signal_mv(self, record: int) -> npt.NDArray[np.float32]:
+        """The whole record in mV, (leads, samples)."""
+        start, samples = self.offset[record], self.samples[record]
+        signal = self._signals.shard(int(self.shard[record]))[:, start : start + samples]
+        return (signal - self.baseline[record][:, None]) / self.gain[record][:, None]
+
+    # annotations
+
+    def beats(self, record: int) -> tuple[Ints, npt.NDArray[np.uint8]]:
+        """Samples of the record's beats, ascending, and their classes (indices into BEATS)."""
+        index, (first, last) = self._index(int(self.shard[record])), self._beats[record]
+        return index.beats[first:last] - self.offset[record], index.classes[first:last].copy()
+
+    def rhythms(self, record: int) -> Ints:
+        """(m, 3): start, end (half-open, samples of the record) and class (index into RHYTHMS) of its rhythms."""
+        first, last = self._zones[record]
+        return self._index(int(self.shard[record])).rhythms[first:last] - [self.offset[record], self.offset[record], 0]
+
+    def provenance(self, record: npt.ArrayLike, start: npt.ArrayLike) -> list[tuple[str, str, str, int]]:
+        """(database, patient, record id, start) of each frame."""
+        record = np.asarray(record, np.int64)
+        patients = [self._patients[code] for code in self.patient[record].tolist()]
+        starts = np.asarray(start, np.int64).tolist()
+        return [(*who, name, s) for who, name, s in zip(patients, self.record_id[record].tolist(), starts, strict=True)]
+
+    def beat_counts(
+        self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike, *, skip_first: bool = False
+    ) -> Ints:
+        """(n, len(BEATS)) beats per class in the windows [start, end); ``skip_first`` leaves out each one's first."""
+        return self._ask(record, start, end, len(BEATS), lambda index, *window: index.beat_counts(*window, skip_first))
+
+    def beat_extent(
+        self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike
+    ) -> tuple[Ints, Ints, Ints, Ints]:
+        """(count, first, second, last): beats of any class in the windows [start, end), and samples of the first, second
+        and last one in their record; -1 where there is none."""
+        extent = self._ask(record, start, end, 4, ShardAnnotations.beat_extent)
+        offset = self.offset[np.asarray(record, np.int64)]
+        first, second, last = (np.where(extent[:, i] < 0, -1, extent[:, i] - offset) for i in (1, 2, 3))
+        return extent[:, 0], first, second, last
+
+    def rhythm_durations(self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike) -> Ints:
+        """(n, len(RHYTHMS)) samples of the windows [start, end) in each rhythm; time in no zone counts in none."""
+        return self._ask(record, start, end, len(RHYTHMS), lambda index, s, e, *_: index.rhythm_durations(s, e))
+
+    def rhythm_durations_by_beat(self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike) -> Ints:
+        """(n, len(RHYTHMS)) samples of the windows [start, end) when every beat carries the rhythm of its zone (undefined
+        outside zones) back to the beat before; the record's last beat carries it on to the window's end too, and a
+        window after that beat is undefined (papers.md W6, W23)."""
+        return self._ask(record, start, end, len(RHYTHMS), ShardAnnotations.rhythm_durations_by_beat)
+
+    def _ask(
+        self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike, width: int, query: Callable[..., Ints]
+    ) -> Ints:
+        """(n, width) answers of ``query(index, start, end, first, last)``, asked once per shard."""
+        record = np.asarray(record, np.int64)
+        offset, samples = self.offset[record], self.samples[record]
+        begin = offset + np.clip(np.asarray(start, np.int64), 0, samples)
+        finish = offset + np.clip(np.asarray(end, np.int64), 0, samples)
+        first, last = self._beats[record].T
+        answers = np.empty((len(record), width), np.int64)
+        for shard, rows in _by_shard(self.shard[record]):
+            window = (begin[rows], finish[rows], first[rows], last[rows])
+            answers[rows] = query(self._index(shard), *window)
+        return answers
+
+    def _index(self, shard: int) -> ShardAnnotations:
+        with self._lock:
+            index = self._annotations.get(shard)
+            if index is not None:
+                self._annotations.move_to_end(shard)
+                return index
+            index = self._annotations[shard] = ShardAnnotations(self._shards[shard])
+            self._held += index.nbytes
+            while self._held > _INDEX_BYTES and len(self._annotations) > 1:
+                self._held -= self._annotations.popitem(last=False)[1].nbytes
+            return index
+
+
+def _by_shard(shard: Ints) -> Iterator[tuple[int, Ints | slice]]:
+    """Each shard with the places where it occurs."""
+    if not len(shard):
+        return
+    if (shard == shard[0]).all():
+        yield int(shard[0]), slice(None)
+        return
+    order = np.argsort(shard, kind="stable")
+    cuts = np.flatnonzero(np.diff(shard[order])) + 1
+    for rows in np.split(order, cuts):
+        yield int(shard[rows[0]]), rows
+
+
+def _one_kind(paths: Sequence[str], manifests: Sequence[Manifest]) -> None:
+    """Raise EcgrayError unless all sets have one sampling rate and one number of leads."""
+    for path, manifest in zip(paths, manifests, strict=True):
+        if manifest.fs != manifests[0].fs:
+            raise EcgrayError(
+                f"Shard sets must be of one sampling rate, got {manifests[0].fs:g} Hz in '{paths[0]}' and {manifest.fs:g} Hz "
+                f"in '{path}'; ingest one of them again with '--fs'."
+            )
+        if len(manifest.leads) != len(manifests[0].leads):
+            raise EcgrayError(
+                f"Shard sets must have one number of leads, got {len(manifests[0].leads)} in '{paths[0]}' and "
+                f"{len(manifest.leads)} in '{path}'; use them in runs of their own."
+            )
+
+
+def _read(path: str, columns: list[str]) -> pa.Table:
+    try:
+        return pq.read_table(Path(path) / "records.parquet", columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise EcgrayError(
+            f"'{path}/records.parquet' must be a whole Parquet file, got {type(error).__name__}; ingest the records again."
+        ) from error
+
+
+def _ints(table: pa.Table, name: str) -> Ints:
+    return table[name].to_numpy().astype(np.int64, copy=False)
+
+
+def _lists(table: pa.Table, name: str, width: int) -> npt.NDArray[Any]:
+    return pc.list_flatten(table[name]).to_numpy().reshape(-1, width)
+
+
+def _patient_codes(
+    tables: Sequence[pa.Table], manifests: Sequence[Manifest]
+) -> tuple[npt.NDArray[np.int32], list[tuple[str, str]]]:
+    """Code of each record's patient, and (database, patient) of each code, in order of first appearance."""
+    known: dict[tuple[str, str], int] = {}
+    codes = []
+    for table, manifest in zip(tables, manifests, strict=True):
+        encoded = table["patient"].combine_chunks().dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        lookup = np.array([known.setdefault((manifest.database, name), len(known)) for name in names], np.int32)
+        codes.append(lookup[encoded.indices.to_numpy()])
+    return np.concatenate(codes), list(known)

@@ -1,0 +1,102 @@
+"""A record as a shard takes it: valid, at the set's rate, with the set's leads in the set's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ecgray.databases.record import BEATS, RHYTHMS, Record, RecordRefused
+from ecgray.shards.resample import resample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What all records of a shard set share, and what is done to a record that differs.
+
+    resampled: bring other rates to ``fs`` instead of refusing them; detect_beats: find beats where a record has no
+    annotations.
+    """
+
+    fs: float
+    leads: tuple[str, ...]
+    resampled: bool = False
+    detect_beats: bool = False
+
+
+def prepare(record: Record, target: Target) -> Record:
+    """The record ready for its shard. Raises RecordRefused with the one reason why it cannot enter."""
+    reason = _invalid(record)
+    if reason:
+        raise RecordRefused(reason)
+    if len(record.leads) != len(target.leads):
+        raise RecordRefused(f"{len(record.leads)} leads, the set has {len(target.leads)}")
+    if record.leads != target.leads:
+        record = _reordered(record, target.leads)
+    if record.fs != target.fs:
+        if not target.resampled:
+            raise RecordRefused(
+                f"sampled at {record.fs:g} Hz, the set at {target.fs:g} Hz (--fs {target.fs:g} resamples)"
+            )
+        record = resample(record, target.fs)
+    if target.detect_beats and not record.annotated:
+        record = _with_detected_beats(record)
+    return record
+
+
+def _invalid(record: Record) -> str | None:
+    """Why a record breaks its contract, if it does; nothing that could not be read back may reach a shard."""
+    signal, n = record.signal, len(record.leads)
+    if signal.dtype != np.int16 or signal.ndim != 2 or signal.shape[0] != n:
+        return f"signal must be int16 of {n} leads, got {signal.dtype} of shape {signal.shape}"
+    samples = signal.shape[1]
+    if samples == 0:
+        return "no samples"
+    if not (np.isfinite(record.fs) and record.fs > 0):
+        return f"sampling rate of {record.fs} Hz"
+    if record.gain.shape != (n,) or record.baseline.shape != (n,):
+        return "gain and baseline must be given per lead"
+    if not (np.isfinite(record.gain).all() and (record.gain != 0).all() and np.isfinite(record.baseline).all()):
+        return "gain must be finite and not 0, and baseline finite"
+    beats, zones = record.beats, record.rhythms
+    if len(beats) != len(record.beat_classes) or zones.ndim != 2 or zones.shape[1] != 3:
+        return "annotation arrays do not belong together"
+    if len(beats) and (beats[0] < 0 or beats[-1] >= samples or (np.diff(beats) < 0).any()):
+        return "beats must ascend inside the signal"
+    if len(beats) and record.beat_classes.max() >= len(BEATS):
+        return "beat class outside the vocabulary"
+    if len(zones) and (
+        zones[0, 0] < 0
+        or zones[-1, 1] > samples
+        or (zones[:, 0] >= zones[:, 1]).any()
+        or (zones[1:, 0] < zones[:-1, 1]).any()
+    ):
+        return "rhythms must ascend inside the signal without overlap"
+    if len(zones) and not (0 <= zones[:, 2].min() and zones[:, 2].max() < len(RHYTHMS)):
+        return "rhythm class outside the vocabulary"
+    return None
+
+
+def _reordered(record: Record, leads: tuple[str, ...]) -> Record:
+    """Leads in the set's order; a record whose leads have other names keeps them in its attributes."""
+    if sorted(record.leads) != sorted(leads):
+        return replace(record, attributes={**record.attributes, "leads": list(record.leads)})
+    order = [record.leads.index(lead) for lead in leads]
+    return replace(
+        record, leads=leads, signal=record.signal[order], gain=record.gain[order], baseline=record.baseline[order]
+    )
+
+
+def _with_detected_beats(record: Record) -> Record:
+    from ecgray.databases.qrs import detect_beats  # sleepecg loads slowly and few ingests need it
+
+    lead = next((record.leads.index(name) for name in ("MLII", "II") if name in record.leads), 0)
+    signal_mv = (record.signal[lead] - record.baseline[lead]) / record.gain[lead]
+    beats = np.unique(np.asarray(detect_beats(signal_mv, record.fs), np.int64))
+    beats = beats[(beats >= 0) & (beats < record.signal.shape[1])]
+    return replace(
+        record,
+        beats=beats,
+        beat_classes=np.full(len(beats), BEATS.index("undefined"), np.uint8),
+        attributes={**record.attributes, "beats": "detected"},
+    )
