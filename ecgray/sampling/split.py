@@ -21,7 +21,7 @@ class ClassTable(Protocol):
     """What the split reads of an archive: one entry per record."""
 
     patient: npt.NDArray[np.int32]
-    beat_counts: npt.NDArray[np.int64]
+    beat_totals: npt.NDArray[np.int64]
     rhythm_samples: npt.NDArray[np.int64]
     labels: list[tuple[str, ...]]
 
@@ -39,7 +39,7 @@ def patient_classes(archive: ClassTable, usable: Bools) -> tuple[Ints, Bools]:
     pairs = [(i, column[label]) for i, record in enumerate(records) for label in archive.labels[record]]
     if pairs:
         labelled[tuple(np.array(pairs).T)] = True
-    by_record = np.hstack([archive.beat_counts[records] > 0, archive.rhythm_samples[records] > 0, labelled])
+    by_record = np.hstack([archive.beat_totals[records] > 0, archive.rhythm_samples[records] > 0, labelled])
     if not len(patients):
         return patients.astype(np.int64), by_record
     order = np.argsort(row, kind="stable")

@@ -18,7 +18,7 @@ class FakeArchive:
         self.samples = np.asarray(samples, np.int64)
         n = len(self.patient)
         self.leads = tuple(leads)
-        self.beat_counts = np.zeros((n, 5), np.int64) if beat_counts is None else np.asarray(beat_counts)
+        self.beat_totals = np.zeros((n, 5), np.int64) if beat_counts is None else np.asarray(beat_counts)
         self.rhythm_samples = np.zeros((n, 6), np.int64) if rhythm_samples is None else np.asarray(rhythm_samples)
         self.labels = [()] * n if labels is None else labels
 
