@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ecgray.databases.cinc2017_versions import possible_versions
+from ecgray.databases.cinc2017_versions import VERSIONS, possible_versions
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
 from ecgray.databases.record import Database, Record, Reference
 from ecgray.databases.wfdb_files import header_names, read_record
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, unknown
 
 CLASSES = {"N": "normal rhythm", "A": "atrial fibrillation", "O": "other rhythm", "~": "noise"}
 
@@ -43,6 +43,10 @@ class CinC2017(Database):
     licence: ClassVar[str] = "ODC-BY 1.0"
     citation: ClassVar[str] = "Clifford GD et al. Computing in Cardiology 44 (2017). doi:10.22489/CinC.2017.065-469"
 
+    def __post_init__(self) -> None:
+        if self.labels not in VERSIONS:
+            raise unknown("label version of cinc2017", self.labels, VERSIONS)
+
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
         folder = root / "training2017" if (root / "training2017").is_dir() else root
@@ -53,9 +57,7 @@ class CinC2017(Database):
             raise other_layout(root, self.name, f"{missing}, in it or in its training2017/")
         labels = _table_of_version(tables, self.labels)
         return [
-            Reference(
-                record=name, patient=name, path=folder / name, labels=(labels[name],) if name in labels else ()
-            )
+            Reference(record=name, patient=name, path=folder / name, labels=(labels[name],) if name in labels else ())
             for name in names
         ]
 

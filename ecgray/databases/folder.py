@@ -54,9 +54,7 @@ class Folder(Database):
         return sorted(references, key=lambda reference: (reference.patient, reference.record))
 
     def read(self, reference: Reference) -> Record:
-        return read_record(
-            reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES, lead=self.lead
-        )
+        return read_record(reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES, lead=self.lead)
 
 
 def _headers(root: Path) -> list[Path]:

@@ -20,26 +20,43 @@ def require_folder(root: Path, database: str) -> None:
         raise EcgrayError(f"{database} must be read from a folder, but {root} does not exist; check the path.")
     if not root.is_dir():
         raise EcgrayError(f"{database} must be read from a folder, but {root} is a file; give the folder it lies in.")
-    if not _entries(root):
+    try:
+        empty = next(os.scandir(root), None) is None
+    except OSError as error:
+        raise EcgrayError(f"{root} must be readable, but is not ({error.strerror}); check its permissions.") from None
+    if empty:
         raise EcgrayError(f"{database} must be read from a folder of records, but {root} is empty; download it first.")
 
 
 def other_layout(root: Path, database: str, expected: str) -> EcgrayError:
     """The error for a folder without what ``database`` expects; names the database that would fit, or the subfolder."""
-    place, name = root, recognise(root)
+    seen = _layouts_below(root)
+    above = [(parent, "icentia11k") for parent in root.resolve().parents[:2] if _is_icentia11k(parent)]
+    wanted = [(place, name) for place, name in seen + above if name == database and place != root]
+    others = [(place, name) for place, name in above + seen if name != database]
+    place, name = next(iter(wanted + others), (root, None))
     if name is None:
-        for child in _folders(root):
-            if name := recognise(child):
-                place = child
-                break
-    if name is None:
-        hint = "check the path, or use the database 'folder' for other WFDB records"
+        hint = "check the path" + ("" if database == "folder" else ", or use the database 'folder'")
     elif place == root:
         hint = f"it looks like '{name}', use that database"
     else:
         advice = "give that folder" if name == database else "use that database there"
         hint = f"'{name}' was seen in {place}, {advice}"
     return EcgrayError(f"{database} must be read from a folder with {expected}, and {root} has none; {hint}.")
+
+
+def _layouts_below(root: Path, depth: int = 4, limit: int = 200) -> list[tuple[Path, str]]:
+    """(folder, database name) of the known layouts in the root and below, the nearest first; none inside another."""
+    seen, level = [], [root]
+    for _ in range(depth):
+        below: list[Path] = []
+        for folder in level:
+            if name := recognise(folder):
+                seen.append((folder, name))
+            else:
+                below += _folders(folder)
+        level = below[:limit]
+    return seen
 
 
 def recognise(root: Path) -> str | None:
@@ -75,10 +92,16 @@ _TESTS: dict[str, Callable[[Path], bool]] = {
 
 
 def _entries(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in islice(entries, _LIMIT)]
+    return [entry.name for entry in _scan(folder)]
 
 
 def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in islice(entries, _LIMIT) if entry.is_dir())
+    return sorted(Path(entry.path) for entry in _scan(folder) if entry.is_dir(follow_symlinks=False))
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(islice(entries, _LIMIT))
+    except OSError:
+        return []  # what cannot be read gives no hint

@@ -51,9 +51,7 @@ class MitBih(Database):
         names = header_names(root)
         if not any((root / f"{name}.atr").exists() for name in names):
             raise other_layout(root, self.name, "records as .hea, .dat and .atr in the folder itself")
-        references = [
-            Reference(record=name, patient=SAME_PATIENT.get(name, name), path=root / name) for name in names
-        ]
+        references = [Reference(record=name, patient=SAME_PATIENT.get(name, name), path=root / name) for name in names]
         return sorted(references, key=lambda reference: (reference.patient, reference.record))
 
     def read(self, reference: Reference) -> Record:

@@ -20,6 +20,9 @@ INT16_LIMIT = 32767
 MAX_MISSING = 0.1
 """Share of a lead's samples that may be missing; they are filled by linear interpolation. Above it: refused."""
 
+MAX_SAMPLES_PER_FLAC_BYTE = 10_000
+"""More than the best compression that the format allows; keeps a false header from claiming gigabytes."""
+
 # Bytes per sample (None: compressed) and the value that stands for a missing sample (None: no such value).
 _FORMATS: dict[str, tuple[Fraction | None, int | None]] = {
     "8": (Fraction(1), None),
@@ -122,9 +125,13 @@ def _checked_length(folder: Path, header: Header) -> int:
         per_frame = sum(line.samples_per_frame for line in lines)
         if per_frame < 1 or per_frame > 2**20:
             raise RecordRefused(f"the header gives {name} {per_frame} samples per frame")
+        if max(line.skew for line in lines) >= (samples or MAX_VALUES):
+            raise RecordRefused(f"the header skews {name} beyond its length")
         if per_sample is None:
             if samples is None:
                 raise RecordRefused(f"the header must give the length of the compressed file {name}")
+            if samples > MAX_SAMPLES_PER_FLAC_BYTE * path.stat().st_size:
+                raise RecordRefused(f"{name} is too short for the {samples} samples that the header announces")
             continue
         size = path.stat().st_size - lines[0].byte_offset
         held = int(max(size, 0) / (per_sample * per_frame))
@@ -195,9 +202,7 @@ def _finish(digital: npt.NDArray[np.signedinteger], lines: Sequence[SignalLine])
     return Signal(values, gain, baseline, missing, worst)
 
 
-def _fill(
-    lead: npt.NDArray[np.signedinteger], sentinel: int, name: str
-) -> tuple[npt.NDArray[np.signedinteger], int]:
+def _fill(lead: npt.NDArray[np.signedinteger], sentinel: int, name: str) -> tuple[npt.NDArray[np.signedinteger], int]:
     """The lead with its missing samples interpolated (the ends held), and how many they are."""
     gaps = lead == sentinel
     count = int(gaps.sum())
