@@ -260,7 +260,7 @@ def make_plan(archive: RecordsTable, sampling: SamplingConfig, task: SampledTask
     usable = np.zeros(len(archive.samples), bool)
     usable[starts.record] = True
     train, val = split_patients(archive, sampling.val_fraction, sampling.seed, usable)
-    return Plan(
+    plan = Plan(
         sampling=sampling,
         global_batch=global_batch,
         starts=starts,
@@ -270,3 +270,5 @@ def make_plan(archive: RecordsTable, sampling: SamplingConfig, task: SampledTask
         negatives=task.negatives,
         exclude_record=bool(getattr(task, "exclude_record", False)),
     )
+    plan.frames(0, 1, range(sampling.lanes))  # the first touch of a large table costs ten times the next
+    return plan
