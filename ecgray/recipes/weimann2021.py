@@ -62,7 +62,7 @@ BASES = {
 
 def weimann2021_cinc2017() -> FinetuneConfig:
     """The protocol of all rows: 75 % train, 5 % validation, 20 % test, ten seeds, 60 s at 250 Hz, ResNet-18v2, nothing
-    frozen. After ``weimann2021_beat`` it is Table 1's best row, macro F1 .779 +- .014; from random weights .731 +- .019.
+    frozen. After ``weimann2021_beat`` it is the best row of Table 1, macro F1 .779 +- .014; without .731 +- .019.
     """
     return FinetuneConfig(recipe="weimann2021_cinc2017", model=MODELS["resnet18"])
 

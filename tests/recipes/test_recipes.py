@@ -152,6 +152,6 @@ def test_docstrings_say_the_published_number() -> None:
 def test_unknown_recipe_names_near_matches() -> None:
     with pytest.raises(EcgrayError, match="weimann2021_beat"):
         find_recipe("weimann2021_baet")
-    with pytest.raises(EcgrayError, match="must be one to pretrain.*weimann2021_beat"):
+    with pytest.raises(EcgrayError, match=r"must be one to pretrain.*weimann2021_beat"):
         find_recipe("weimann2021_table1_beat_2048", stage="pretrain")
     assert find_recipe("weimann2021_cinc2017", stage="finetune").table == "Table 1"
