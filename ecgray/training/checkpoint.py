@@ -89,7 +89,7 @@ def write_checkpoint(
         newest = newest_checkpoint(root)
         raise EcgrayError(
             f"The checkpoint of step {step} must be written to {root}, got: {error}; "
-            f"the last good one is {newest or 'none'}. Free some space or mend the permissions, then go on with --resume."
+            f"the last good one is {newest or 'none'}. Free some space or mend the permissions, then --resume."
         ) from error
     return target
 
@@ -135,6 +135,8 @@ def prune_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
     for _, folder in _steps(root):
         if not (folder / COMPLETE).is_file():
             shutil.rmtree(folder)
+    for folder in root.glob(".step-*.partial"):
+        shutil.rmtree(folder)
 
 
 def read_loop_state(folder: Path) -> LoopState:
@@ -151,7 +153,7 @@ def write_loop_state(folder: Path, state: LoopState) -> None:
 
 def save_optimiser(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Write the optimiser's tensors under ``<parameter name>/<what>``."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     save_tensors(
         path,
         {f"{names[p]}/{what}": tensor for p, state in optimiser.state.items() for what, tensor in state.items()},
@@ -191,7 +193,9 @@ def load_rank(folder: Path, rank: int, network: nn.Module) -> None:
     with torch.no_grad():
         for name, buffer in buffers.items():
             if f"buffer/{name}" not in tensors or tensors[f"buffer/{name}"].shape != buffer.shape:
-                raise EcgrayError(f"{path} must belong to this very network, lacks {name}; resume with the run's config.")
+                raise EcgrayError(
+                    f"{path} must belong to this very network, lacks {name}; resume with the run's config."
+                )
             buffer.copy_(tensors[f"buffer/{name}"])
     torch.set_rng_state(tensors["random/cpu"])
     if torch.cuda.is_available() and "random/cuda" in tensors:

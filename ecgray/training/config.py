@@ -41,14 +41,20 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps"):
             if not getattr(self, name) > 0:
-                raise EcgrayError(f"optimiser.{name} must be above 0, got {getattr(self, name)}; give a positive number.")
+                raise EcgrayError(
+                    f"optimiser.{name} must be above 0, got {getattr(self, name)}; give a positive number."
+                )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise EcgrayError(f"optimiser.{name} must lie in [0, 1), got {getattr(self, name)}; .9 and .999 are usual.")
+                raise EcgrayError(
+                    f"optimiser.{name} must lie in [0, 1), got {getattr(self, name)}; .9 and .999 are usual."
+                )
         if not self.weight_decay >= 0:
             raise EcgrayError(f"optimiser.weight_decay must be 0 or more, got {self.weight_decay}; 0 is none.")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            raise EcgrayError(f"optimiser.clip_norm must be above 0, got {self.clip_norm}; leave it out for no clipping.")
+            raise EcgrayError(
+                f"optimiser.clip_norm must be above 0, got {self.clip_norm}; leave it out for no clipping."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

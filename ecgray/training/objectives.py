@@ -58,7 +58,12 @@ class CrossEntropy(Objective):
 
     def losses(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         return F.cross_entropy(
-            logits.float(), target, weights, ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
+            logits.float(),
+            target,
+            weights,
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
         )
 
 

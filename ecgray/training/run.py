@@ -1,11 +1,11 @@
 """The run folder: what was asked, where it ran, what came out.
 
-    config.json         the config, as given
-    environment.json    versions, git commit, host, hashes of config and shard sets, every start
-    metrics.jsonl       a line per log step and per validation
-    checkpoints/        step-000123/ ...
-    best                link to the checkpoint with the highest validation accuracy
-    events/             the same metrics for TensorBoard
+config.json         the config, as given
+environment.json    versions, git commit, host, hashes of config and shard sets, every start
+metrics.jsonl       a line per log step and per validation
+checkpoints/        step-000123/ ...
+best                link to the checkpoint with the highest validation accuracy
+events/             the same metrics for TensorBoard
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def open_run(
     if exists and not resume:
         raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
     if not exists and run.path.is_dir() and any(entry.name != "lock" for entry in run.path.iterdir()):
-        raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds other files; give another --out.")
+        raise EcgrayError(
+            f"A run must go into a new folder, got {run.path}, which holds other files; give another --out."
+        )
     run.path.mkdir(parents=True, exist_ok=True)
     with locked(run.path / "lock"):
         if run.config.is_file():  # looked at again: another process may have been here before the lock

@@ -1,0 +1,108 @@
+"""The trained network of a run, ready for signals in mV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecgray.errors import EcgrayError
+from ecgray.training.checkpoint import newest_checkpoint
+from ecgray.training.model_folder import DESCRIPTION, ModelDescription, read_model
+
+
+class LoadedModel(nn.Module):
+    """(batch, leads, samples) in mV at ``fs`` Hz to logits (batch, classes), with the preprocessing inside.
+
+    A network that was trained on future prediction has no classes and gives its encoder's (batch, features) instead.
+
+    ``classes`` and ``leads`` in order; ``description`` and ``folder`` say where the network comes from.
+    """
+
+    def __init__(self, network: nn.Module, description: ModelDescription, folder: Path) -> None:
+        super().__init__()
+        self.network: nn.Module = network if description.classes else network.encoder  # type: ignore[assignment]
+        self.description, self.folder = description, folder
+        self.eval()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.description.classes
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        return self.description.leads
+
+    @property
+    def fs(self) -> float:
+        return self.description.fs
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What happens to a signal before the network sees it."""
+        names = ("fs", "leads", "mean_mv", "sd_mv", "length_samples", "padding")
+        return {name: getattr(self.description, name) for name in names}
+
+    def forward(self, signal_mv: Tensor) -> Tensor:
+        """Raises EcgrayError for another number of axes or leads."""
+        leads = len(self.leads)
+        if signal_mv.ndim != 3 or signal_mv.shape[1] != leads:
+            raise EcgrayError(
+                f"The signal must be of shape (batch, {leads}, samples) in mV, got {tuple(signal_mv.shape)}; "
+                f"give the leads {', '.join(self.leads)} on axis 1."
+            )
+        return self.network(prepare(signal_mv, self.description))
+
+
+def prepare(signal_mv: Tensor, description: ModelDescription) -> Tensor:
+    """(batch, leads, samples) mV to the network's input: standardised, then brought to its length with zeros.
+
+    Padding "before" keeps the last samples of a signal that is too long, "after" the first (papers.md W61, W62).
+    """
+    signal = (signal_mv - description.mean_mv) / description.sd_mv
+    length = description.length_samples
+    if length is None:
+        return signal
+    missing = length - signal.shape[-1]
+    if description.padding == "after":
+        return F.pad(signal[..., :length], (0, max(missing, 0)))
+    return F.pad(signal[..., max(-missing, 0) :], (max(missing, 0), 0))
+
+
+def load(run: Path | str, seed: int | None = None) -> LoadedModel:
+    """The network of a run (its best checkpoint, or of a finetuning run one of its seeds), or of a model folder.
+
+    ``seed`` None: of a finetuning run the seed with the best validation score. Raises EcgrayError when there is none.
+    """
+    folder = model_folder(Path(run).expanduser(), seed)
+    return LoadedModel(*read_model(folder), folder)
+
+
+def model_folder(run: Path, seed: int | None = None) -> Path:
+    """The model folder that ``load`` opens: the run's best checkpoint (else its newest), a seed, or ``run`` itself."""
+    if (run / DESCRIPTION).is_file():
+        return run
+    if (run / "seeds").is_dir():
+        return _seed_folder(run, seed)
+    if not run.is_dir():
+        raise EcgrayError(f"A run must be a folder, got {run}, which is not there; give the --out of a run.")
+    if seed is not None:
+        raise EcgrayError(f"Only a finetuning run has seeds, got seed {seed} of {run}; leave it out.")
+    best = run / "best"
+    folder = best.resolve() if (best / DESCRIPTION).is_file() else newest_checkpoint(run / "checkpoints")
+    if folder is None:
+        raise EcgrayError(f"A run must hold a finished checkpoint, got none in {run}; train it first (--resume).")
+    return folder
+
+
+def _seed_folder(run: Path, seed: int | None) -> Path:
+    done = {int(f.name.split("-")[1]): f for f in (run / "seeds").glob("seed-*") if (f / "complete").is_file()}
+    if not done:
+        raise EcgrayError(f"A finetuning run must hold a finished seed, got none in {run}; go on with --resume.")
+    if seed is None:
+        return done[max(sorted(done), key=lambda number: _validation_score(done[number]))]
+    if seed not in done:
+        raise EcgrayError(f"The seed must be one of {', '.join(map(str, sorted(done)))}, got {seed}; give another.")
+    return done[seed]

@@ -1,0 +1,367 @@
+"""The training loop: one, for this process alone and for every worker of a cluster.
+
+A global step takes ``batch_size`` frames over all workers; the gradient is that of their summed loss divided by the
+frames that count, so it is the same however the lanes are shared out. All state is in the checkpoint: a run killed at
+any step and resumed ends with the same bits as one that was not (CPU, same number of workers and threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ecgray.sampling.plan import Plan
+from ecgray.sampling.stream import Batch, open_stream, validation_batches
+from ecgray.shards.archive import Archive
+from ecgray.tasks.base import IGNORED
+from ecgray.training.checkpoint import (
+    LoopState,
+    load_optimiser,
+    load_rank,
+    newest_checkpoint,
+    prune_checkpoints,
+    read_loop_state,
+    save_optimiser,
+    save_rank,
+    step_folder,
+    write_checkpoint,
+    write_loop_state,
+)
+from ecgray.training.config import PretrainConfig
+from ecgray.training.distributed import Distributed
+from ecgray.training.labels import label_histogram
+from ecgray.training.model_folder import (
+    WEIGHTS,
+    ModelDescription,
+    build_network,
+    load_tensors,
+    load_weights,
+    save_model,
+)
+from ecgray.training.nonfinite import stop_on_nonfinite
+from ecgray.training.run import RunFolder, run_hash
+from ecgray.training.standardise import Standardise, standardisation_of
+from ecgray.training.stopping import RunStopped, StopRequest
+from ecgray.training.validation import validate
+from ecgray.training.watching import Watch
+
+log = logging.getLogger(__name__)
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step's outcome on its way to the host.
+
+    ``sums`` (5,) over all ranks: loss, correct, counted, not finite, asked to stop; ``losses``
+    (n,) of this rank's frames.
+    """
+
+    number: int
+    batch: Batch
+    losses: Tensor
+    sums: Tensor
+    ready: torch.cuda.Event | None
+
+    @staticmethod
+    def read_later(number: int, batch: Batch, losses: Tensor, sums: Tensor) -> Step:
+        """Start the copy to the host without waiting for the device."""
+        if not sums.is_cuda:
+            return Step(number, batch, losses, sums, None)
+        host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True).copy_(sums, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+        return Step(number, batch, losses, host, ready)
+
+    def read(self) -> list[float]:
+        """The sums, once they are there."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return self.sums.tolist()
+
+
+class Pace:
+    """Frames per second, and the share of the time that is spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.frames, self._waited_s, self._since = 0, 0.0, time.monotonic()
+
+    def waiting_for(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        """The stream, timed."""
+        while True:
+            began = time.monotonic()
+            batch = next(stream, None)
+            self._waited_s += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
+
+    def measure(self) -> dict[str, float]:
+        elapsed = max(time.monotonic() - self._since, 1e-9)
+        return {"frames_per_s": self.frames / elapsed, "waiting_for_data": self._waited_s / elapsed}
+
+
+class Training:
+    """A run in progress on one rank."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        run: RunFolder,
+        archive: Archive,
+        plan: Plan,
+        distributed: Distributed,
+        *,
+        backend: Literal["local", "ray"],
+        stop: StopRequest,
+        report: Report | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        self._config, self._run, self._archive, self._plan = config, run, archive, plan
+        self._distributed, self._backend, self._stop, self._report = distributed, backend, stop, report
+        self._show_progress = show_progress
+        self.last_step = config.training.steps or plan.steps_per_budget
+        task, leads = config.task, len(archive.leads)
+        # Future prediction has no classes of its own: it chooses among the candidates.
+        self._classes = len(task.classes) or task.negatives + 1
+        frame_size = config.sampling.frame_size
+        torch.manual_seed(config.training.seed)
+        self.network = build_network(config.model, leads, self._classes, task, frame_size).to(distributed.device)
+        mean_mv, sd_mv = standardisation_of(archive, config.data)
+        hashes = tuple(manifest.hash for manifest in archive.manifests)
+        self._description = ModelDescription(
+            model=config.model,
+            classes=task.classes,
+            leads=archive.leads,
+            fs=archive.fs,
+            mean_mv=mean_mv,
+            sd_mv=sd_mv,
+            frame_size=frame_size,
+            task=task,
+            config_hash=run_hash(config, hashes),
+            manifest_hashes=hashes,
+        )
+        self._standardise = Standardise(archive, mean_mv, sd_mv, distributed.device)
+        self._histogram = label_histogram(archive, plan, task)
+        weights = config.objective.weights(self._histogram.counts)
+        self._weights = None if weights is None else weights.to(distributed.device)
+        settings = config.optimiser
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._autocast = torch.autocast(
+            distributed.device.type, torch.bfloat16, enabled=config.training.precision == "bf16"
+        )
+        if config.training.compile:
+            self.network.compile()
+        self._wrapped = distributed.wrap(self.network)
+        self._wrapped.train()
+        torch.manual_seed(config.training.seed + distributed.rank)
+        self._watch: Watch | None = None
+        self.state = LoopState()
+        self._resume()  # after wrapping, which gives every rank the first one's buffers
+
+    def _resume(self) -> None:
+        """From the newest whole checkpoint of this run, else from the start."""
+        newest = newest_checkpoint(self._run.checkpoints) if self._distributed.first else None
+        step = torch.tensor([read_loop_state(newest).step if newest else 0], device=self._distributed.device)
+        chosen = int(self._distributed.from_first(step).item())
+        if chosen:
+            folder = step_folder(self._run.checkpoints, chosen)
+            load_weights(self.network, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+            load_optimiser(folder / "optimiser.safetensors", self.network, self.optimiser)
+            load_rank(folder, self._distributed.rank, self.network)
+            self.state = read_loop_state(folder)
+            if self._distributed.first:
+                log.info("Going on from %s.", folder)
+        if self._distributed.first:
+            self._run.point_best(self.state.best_step)
+
+    def go(self) -> None:
+        """Train to the last step.
+
+        Raises RunStopped after a stop request, with a checkpoint saved; RunEnded when loss or gradient is no longer
+        finite, with the frames of that step written out.
+        """
+        first, distributed = self.state.step, self._distributed
+        if first >= self.last_step:
+            return
+        stream = open_stream(
+            self._archive,
+            self._plan,
+            self._config.task,
+            backend=self._backend,
+            first_step=first,
+            last_step=self.last_step,
+            rank=distributed.rank,
+            world=distributed.size,
+        )
+        with contextlib.ExitStack() as stack:
+            stack.callback(getattr(stream, "close", lambda: None))
+            if distributed.first:
+                self._watch = Watch(self._run, first, self.last_step, show_progress=self._show_progress)
+                stack.callback(self._watch.close)
+                if first == 0:
+                    self._watch.add("labels", 0, {"histogram": self._histogram.named})
+            self._steps(stream)
+
+    def _steps(self, stream: Iterator[Batch]) -> None:
+        training, pace = self._config.training, Pace()
+        # On a GPU the host reads a step's outcome while the next one runs.
+        lag = 1 if self._distributed.device.type == "cuda" else 0
+        pending: deque[Step] = deque()
+        warm = self._distributed.size == 1
+        for batch in pace.waiting_for(stream):
+            if not warm:
+                self._warm_up(batch)
+                warm = True
+            pending.append(self._step(batch))
+            self.state.step += 1
+            pace.frames += training.batch_size
+            done = self.state.step
+            logs, validates, saves = (
+                done == self.last_step or done % every == 0
+                for every in (training.log_every, training.validate_every, training.checkpoint_every)
+            )
+            stopping = False
+            while len(pending) > (0 if logs or validates or saves or stopping else lag):
+                stopping |= self._take(pending.popleft())
+            if self._watch is not None:
+                self._watch.stepped()
+            if logs:
+                self._log(pace)
+            if validates:
+                saves |= self._validate()
+            if saves or stopping:
+                self._save()
+            if logs or validates or saves:
+                pace.restart()
+            if stopping and done < self.last_step:
+                folder = step_folder(self._run.checkpoints, done)
+                raise RunStopped(
+                    f"The run was stopped by {self._stop.signal_name or 'another worker'} after step {done} of "
+                    f"{self.last_step}, and {folder} holds all of it; go on with --resume."
+                )
+
+    def _step(self, batch: Batch) -> Step:
+        """Forward, backward and one step of the optimiser on this rank's frames."""
+        training, distributed, objective = self._config.training, self._distributed, self._config.objective
+        target = self._standardise.target(batch)
+        counted = (target != IGNORED).sum(dtype=torch.float64)
+        # DDP averages over ranks, whatever each one holds: times the ranks, over what counts on all of them.
+        scale = (distributed.size / distributed.sum(counted.clone()).clamp_min(1)).float()
+        bounds = np.linspace(0, len(batch), training.accumulation + 1).astype(int)
+        losses = torch.empty(len(batch), device=distributed.device)
+        correct = torch.zeros((), dtype=torch.float64, device=distributed.device)
+        for first, last in pairwise(bounds):
+            accumulates = last < len(batch) and isinstance(self._wrapped, DistributedDataParallel)
+            with self._wrapped.no_sync() if accumulates else contextlib.nullcontext():  # type: ignore[operator]
+                with self._autocast:
+                    logits = self._wrapped(self._standardise(batch.rows(first, last)))
+                part = objective.losses(logits, target[first:last], self._weights)
+                (part.sum() * scale).backward()
+            losses[first:last] = part.detach()
+            correct += (logits.argmax(1) == target[first:last]).sum()
+        clip = self._config.optimiser.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if clip is None else clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        loss = losses.sum(dtype=torch.float64)
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        stop = torch.full_like(loss, float(self._stop()))
+        sums = distributed.sum(torch.stack([loss, correct, counted, (~finite).double(), stop]))
+        return Step.read_later(self.state.step + 1, batch, losses, sums)
+
+    def _take(self, step: Step) -> bool:
+        """Add a step's outcome to the running sums; returns whether a stop was asked for."""
+        loss, correct, counted, nonfinite, stop = step.read()
+        if nonfinite:
+            stop_on_nonfinite(self._run, self._archive, self._distributed, step.number, step.batch, step.losses)
+        self.state.loss += loss
+        self.state.correct += correct
+        self.state.counted += counted
+        return stop > 0
+
+    def _warm_up(self, batch: Batch) -> None:
+        """One forward and backward that leave nothing behind, but for DDP's layout of gradients.
+
+        DDP lays out its buckets anew after the first backward, and sums of three ranks or more depend on the layout:
+        without this, the first step after a resume would round differently.
+        """
+        rows = batch.rows(0, max(1, len(batch) // self._config.training.accumulation))
+        before = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        device = self._distributed.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            with self._autocast:
+                logits = self._wrapped(self._standardise(rows))
+            (logits.float().sum() * 0).backward()
+        self.optimiser.zero_grad()
+        with torch.no_grad():
+            for name, buffer in self.network.named_buffers():
+                buffer.copy_(before[name])
+
+    def _log(self, pace: Pace) -> None:
+        state, counted = self.state, max(self.state.counted, 1)
+        if self._watch is not None:
+            values = {"loss": state.loss / counted, "accuracy": state.correct / counted, "frames": int(state.counted)}
+            self._watch.add("train", state.step, values | pace.measure())
+        state.loss = state.correct = state.counted = 0.0
+
+    def _validate(self) -> bool:
+        """Returns whether this is the best validation so far."""
+        distributed, training = self._distributed, self._config.training
+        batch = max(1, training.batch_size // (training.accumulation * distributed.size))
+        result = validate(
+            self.network,
+            validation_batches(self._archive, self._plan, self._config.task, batch, distributed.rank, distributed.size),
+            self._classes,
+            self._standardise,
+            self._config.objective,
+            self._weights,
+            self._autocast,
+            distributed,
+        )
+        if self._watch is not None:
+            self._watch.add("validation", self.state.step, result.to_dict())
+        if self._report is not None:
+            self._report({"step": self.state.step, "loss": result.loss, "accuracy": result.accuracy})
+        if self.state.best_accuracy is not None and result.accuracy <= self.state.best_accuracy:
+            return False
+        self.state.best_step, self.state.best_accuracy = self.state.step, result.accuracy
+        return True
+
+    def _save(self) -> None:
+        root, state, distributed = self._run.checkpoints, self.state, self._distributed
+
+        def shared(folder: Path) -> None:
+            save_model(folder, self.network, self._description)
+            save_optimiser(folder / "optimiser.safetensors", self.network, self.optimiser)
+            write_loop_state(folder, state)
+
+        write_checkpoint(
+            root, state.step, distributed, shared=shared, own=lambda f: save_rank(f, distributed.rank, self.network)
+        )
+        if distributed.first:
+            self._run.point_best(state.best_step)
+            prune_checkpoints(root, self._config.training.keep_checkpoints, state.best_step)

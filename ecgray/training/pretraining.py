@@ -1,0 +1,78 @@
+"""Pretraining: from a config to a run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ecgray.errors import EcgrayError, unknown
+from ecgray.sampling.plan import make_plan
+from ecgray.sampling.stream import BACKENDS
+from ecgray.shards.archive import open_archive
+from ecgray.training.config import PretrainConfig
+from ecgray.training.distributed import Distributed, best_device
+from ecgray.training.loop import Training
+from ecgray.training.run import open_run
+from ecgray.training.stopping import StopRequest, stop_on_signals
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(
+    config: PretrainConfig,
+    out: Path | str,
+    *,
+    workers: int = 0,
+    resume: bool = False,
+    backend: Literal["local", "ray"] | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """Train the network that ``config`` describes and return its run folder ``out``.
+
+    ``workers`` 0 trains in this process and imports no Ray, else as many workers of Ray Train do, sharing the global
+    batch. ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``resume``: go on
+    from the newest checkpoint of ``out`` (a new run where there is none).
+
+    Raises EcgrayError for what cannot be trained (before anything is written), RunStopped after SIGINT or SIGTERM.
+    """
+    backend = backend or ("ray" if workers else "local")
+    if backend not in BACKENDS:
+        raise unknown("stream backend", backend, BACKENDS)
+    shards = tuple(str(Path(path).expanduser().resolve()) for path in config.data.shards)
+    config = replace(config, data=replace(config.data, shards=shards))
+    archive = open_archive(shards)
+    plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
+    _check_shares(config, workers)
+    hashes = [manifest.hash for manifest in archive.manifests]
+    with open_run(Path(out), config, hashes, resume=resume, workers=workers) as run:
+        if workers:
+            from ecgray.training.ray_train import train_on_ray
+
+            train_on_ray(config, run, workers, backend, show_progress=show_progress)
+            return run.path
+        torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
+        stop = StopRequest()
+        with stop_on_signals(stop):
+            alone = Distributed(device=best_device())
+            Training(config, run, archive, plan, alone, backend=backend, stop=stop, show_progress=show_progress).go()
+        return run.path
+
+
+def _check_shares(config: PretrainConfig, workers: int) -> None:
+    lanes, training = config.sampling.lanes, config.training
+    if workers < 0 or workers > lanes:
+        raise EcgrayError(
+            f"A run must have between 0 and as many workers as lanes, got {workers} workers and sampling.lanes={lanes}"
+            "; raise sampling.lanes or take fewer workers."
+        )
+    smallest = training.batch_size // lanes * (lanes // max(workers, 1))
+    if training.accumulation > smallest:
+        raise EcgrayError(
+            f"Every worker must hold at least training.accumulation={training.accumulation} frames of a step, got "
+            f"{smallest}; raise training.batch_size or lower training.accumulation."
+        )

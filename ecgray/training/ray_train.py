@@ -1,0 +1,203 @@
+"""The same loop on many workers: Ray Train starts them, joins them into a process group and restarts them.
+
+Checkpoints are ours, in the run folder, which all workers must see. Ray Train keeps nothing that is needed: its own
+folder is made anew for every start, so that it can never resume by accident, and removed at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ecgray.config import from_dict, to_dict
+from ecgray.errors import EcgrayError
+from ecgray.sampling.plan import make_plan
+from ecgray.shards.archive import open_archive
+from ecgray.training.config import PretrainConfig
+from ecgray.training.distributed import Distributed, best_device
+from ecgray.training.loop import Training
+from ecgray.training.model_folder import read_json, write_json
+from ecgray.training.run import RunFolder, locked
+from ecgray.training.stopping import RunEnded, RunStopped, StopRequest, stop_on_signals
+from ecgray.training.watching import progress_bar, show_metrics
+
+MAX_FAILURES = 5
+"""How often lost workers are started again."""
+HANDOVER_S = 120.0
+"""How long the first worker waits for one of an earlier start that may still be writing."""
+DATA_CPUS = 1.0
+"""CPUs left to Ray Data, which waits for ever when the workers hold them all."""
+
+log = logging.getLogger(__name__)
+
+
+def train_on_ray(
+    config: PretrainConfig,
+    run: RunFolder,
+    workers: int,
+    backend: Literal["local", "ray"],
+    *,
+    show_progress: bool = False,
+) -> None:
+    """Train ``config`` into ``run`` with ``workers`` workers of the cluster that this process is connected to, of the
+    one that RAY_ADDRESS names, or of a new one on this machine.
+
+    Raises EcgrayError when the cluster is too small or a worker met what the user can mend, RunStopped after a signal.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    with _connected():
+        resources = _worker_resources(ray.cluster_resources(), workers, backend)
+        storage = run.path / "ray" / uuid.uuid4().hex[:12]
+        storage.mkdir(parents=True)
+        verdict = storage / "ended.json"
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "config": to_dict(config),
+                "run": str(run.path),
+                "backend": backend,
+                "verdict": str(verdict),
+            },
+            torch_config=TorchConfig(backend="nccl" if "GPU" in resources else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                logging_config=LoggingConfig(log_level="WARNING"),
+            ),
+        )
+        try:
+            failure = _fit(trainer, run, config, show_progress)
+            ended = read_json(verdict) if verdict.is_file() else None
+        finally:
+            run.stop.unlink(missing_ok=True)
+            shutil.rmtree(run.path / "ray", ignore_errors=True)
+    if ended is not None:
+        raise (RunStopped if ended["stopped"] else EcgrayError)(ended["message"])
+    if failure is not None:
+        raise failure
+
+
+def _fit(trainer: Any, run: RunFolder, config: PretrainConfig, show_progress: bool) -> Exception | None:
+    """Run the trainer beside this thread, which takes signals and shows what metrics.jsonl says."""
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # handed to the caller's thread
+            failures.append(error)
+
+    stop = StopRequest()
+
+    def tell_workers() -> None:
+        run.stop.write_text(str(stop.signal_name), encoding="utf-8")
+
+    thread = threading.Thread(target=fit, name="ecgray-fit", daemon=True)
+    with stop_on_signals(stop, then=tell_workers):
+        thread.start()
+        bar = progress_bar(0, config.training.steps) if show_progress else None
+        seen = len(run.read_metrics()) if bar is not None else 0
+        while thread.is_alive():
+            thread.join(1.0)
+            if bar is not None:
+                lines = run.read_metrics()
+                for line in lines[min(seen, len(lines)) :]:
+                    show_metrics(bar, line["kind"], line["step"], line)
+                    bar.update(max(0, line["step"] - bar.n))
+                seen = len(lines)
+        if bar is not None:
+            bar.close()
+    return failures[0] if failures else None
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """What runs on each worker."""
+    import ray.train
+
+    context = ray.train.get_context()
+    rank, size, verdict = context.get_world_rank(), context.get_world_size(), Path(settings["verdict"])
+    if verdict.is_file():  # a worker of this start has met what a restart does not mend
+        return
+    config = from_dict(PretrainConfig, settings["config"])
+    run = RunFolder(Path(settings["run"]))
+    cores = len(os.sched_getaffinity(0))
+    # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.
+    torch.set_num_threads(config.training.threads or max(1, cores // context.get_local_world_size()))
+    device = best_device()
+    try:
+        # A worker of a driver that was killed lives on for seconds: two must never write.
+        with locked(run.path / "writer.lock", HANDOVER_S) if rank == 0 else contextlib.nullcontext():
+            archive = open_archive(config.data.shards)
+            plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
+            Training(
+                config,
+                run,
+                archive,
+                plan,
+                Distributed(rank, size, device),
+                backend=settings["backend"],
+                stop=StopRequest(run.stop if rank == 0 else None),
+                report=ray.train.report,
+            ).go()
+    except EcgrayError as error:
+        if rank == 0 or not isinstance(error, RunEnded):
+            write_json(verdict, {"message": str(error), "stopped": isinstance(error, RunStopped)})
+        if not isinstance(error, RunEnded):
+            raise  # the other workers are waiting for this one
+
+
+def _worker_resources(cluster: dict[str, float], workers: int, backend: str) -> dict[str, float]:
+    """What each worker reserves: a GPU where the cluster has any, and its share of the CPUs that data may not need.
+
+    Raises EcgrayError when the cluster is too small.
+    """
+    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+    share = (cpus - (DATA_CPUS if backend == "ray" else 0.0)) / workers
+    if share < 0.1:
+        raise EcgrayError(
+            f"A run with {workers} workers needs a CPU for its data beside theirs, got a cluster with {cpus:g} CPUs; "
+            "take fewer workers, more CPUs, or the local stream."
+        )
+    if 0 < gpus < workers:
+        raise EcgrayError(
+            f"Each worker needs a GPU of its own where there are any, got {workers} workers and {gpus:g} GPUs; "
+            "take fewer workers."
+        )
+    resources = {"CPU": float(int(share)) if share >= 1 else int(share * 100) / 100}
+    return resources | {"GPU": 1.0} if gpus else resources
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """A connection to a cluster: the one there is, else one made (and ended) here."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(logging_level=logging.WARNING)
+    else:
+        ray.init(dashboard_host="127.0.0.1", logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
