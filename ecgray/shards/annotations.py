@@ -56,8 +56,8 @@ class ShardAnnotations:
 
     @cached_property
     def _beat_rhythm_before(self) -> Ints:
-        """(beats + 1, classes): samples per rhythm up to the beat before each beat, where a beat's rhythm reaches back to
-        the beat before it. Differences are taken inside a record only."""
+        """(beats + 1, classes): samples per rhythm up to the beat before each beat, where a beat's rhythm reaches back
+        to the beat before it. Differences are taken inside a record only."""
         return _sums_before(self._beat_rhythm, np.diff(self.beats, prepend=0), len(RHYTHMS))
 
     def beat_range(self, start: Ints, end: Ints, first: Ints, last: Ints) -> tuple[Ints, Ints]:
@@ -124,9 +124,9 @@ def _load(file: Path, dtype: np.dtype[Any], dimensions: int) -> npt.NDArray[Any]
     try:
         array = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise EcgrayError(f"'{file}' must be a whole .npy file, got {error}; ingest the records again.") from error
+        raise EcgrayError(f"'{file}' must be a whole .npy file, got {error}; ingest again.") from error
     if array.dtype != dtype or array.ndim != dimensions:
         raise EcgrayError(
-            f"'{file}' must be {dtype} with {dimensions} dimensions, got {array.dtype} {array.shape}; ingest the records again."
+            f"'{file}' must be {dtype} of {dimensions} dimensions, got {array.dtype} {array.shape}; ingest again."
         )
     return array

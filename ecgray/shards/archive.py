@@ -204,8 +204,8 @@ class Archive:
     def beat_extent(
         self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike
     ) -> tuple[Ints, Ints, Ints, Ints]:
-        """(count, first, second, last): beats of any class in the windows [start, end), and samples of the first, second
-        and last one in their record; -1 where there is none."""
+        """(count, first, second, last): beats of any class in the windows [start, end), and samples of the first,
+        second and last one in their record; -1 where there is none."""
         extent = self._ask(record, start, end, 4, ShardAnnotations.beat_extent)
         offset = self.offset[np.asarray(record, np.int64)]
         first, second, last = (np.where(extent[:, i] < 0, -1, extent[:, i] - offset) for i in (1, 2, 3))
@@ -216,9 +216,9 @@ class Archive:
         return self._ask(record, start, end, len(RHYTHMS), lambda index, s, e, *_: index.rhythm_durations(s, e))
 
     def rhythm_durations_by_beat(self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike) -> Ints:
-        """(n, len(RHYTHMS)) samples of the windows [start, end) when every beat carries the rhythm of its zone (undefined
-        outside zones) back to the beat before; the record's last beat carries it on to the window's end too, and a
-        window after that beat is undefined (papers.md W6, W23)."""
+        """(n, len(RHYTHMS)) samples of the windows [start, end) when every beat carries the rhythm of its zone
+        (undefined outside zones) back to the beat before; the record's last beat carries it on to the window's end
+        too, and a window after that beat is undefined (papers.md W6, W23)."""
         return self._ask(record, start, end, len(RHYTHMS), ShardAnnotations.rhythm_durations_by_beat)
 
     def _ask(
@@ -267,8 +267,8 @@ def _one_kind(paths: Sequence[str], manifests: Sequence[Manifest]) -> None:
     for path, manifest in zip(paths, manifests, strict=True):
         if manifest.fs != manifests[0].fs:
             raise EcgrayError(
-                f"Shard sets must be of one sampling rate, got {manifests[0].fs:g} Hz in '{paths[0]}' and {manifest.fs:g} Hz "
-                f"in '{path}'; ingest one of them again with '--fs'."
+                f"Shard sets must be of one sampling rate, got {manifests[0].fs:g} Hz in '{paths[0]}' and "
+                f"{manifest.fs:g} Hz in '{path}'; ingest one of them again with '--fs'."
             )
         if len(manifest.leads) != len(manifests[0].leads):
             raise EcgrayError(
@@ -282,7 +282,7 @@ def _read(path: str, columns: list[str]) -> pa.Table:
         return pq.read_table(Path(path) / "records.parquet", columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise EcgrayError(
-            f"'{path}/records.parquet' must be a whole Parquet file, got {type(error).__name__}; ingest the records again."
+            f"'{path}/records.parquet' must be a whole Parquet file, got {type(error).__name__}; ingest again."
         ) from error
 
 

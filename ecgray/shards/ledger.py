@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -111,7 +112,7 @@ def rows(records: Sequence[Record], number: int, leads: int) -> pa.Table:
         "annotated": [bool(record.annotated) for record in records],
         "labels": [list(record.labels) for record in records],
         "attributes": [json.dumps(_plain(record.attributes), sort_keys=True) for record in records],
-        "signal_hash": [hashlib.sha256(np.ascontiguousarray(record.signal)).hexdigest() for record in records],
+        "signal_hash": [_sha256(record.signal) for record in records],
         "beat_start": beat_start,
         "beat_end": [start + count for start, count in zip(beat_start, beats, strict=True)],
         "rhythm_start": rhythm_start,
@@ -121,6 +122,10 @@ def rows(records: Sequence[Record], number: int, leads: int) -> pa.Table:
         "requantisation_uv": [float(record.requantisation_uv) for record in records],
     }
     return pa.table(columns, schema=schema(leads))
+
+
+def _sha256(signal: npt.NDArray[np.int16]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(signal).data).hexdigest()
 
 
 def symbols(records: Sequence[Record]) -> dict[str, int]:

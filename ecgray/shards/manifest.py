@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,35 +70,26 @@ def read_manifest(path: Path) -> Manifest:
     Raises EcgrayError when the folder is missing, holds no finished shard set, or one of another schema version.
     """
     file = path / NAME
+    make = f"make one with 'ecgray ingest DATABASE DIR --out {path}'"
     if not path.is_dir():
-        raise EcgrayError(
-            f"A shard set must be a folder, got '{path}'; make one with 'ecgray ingest DATABASE DIR --out {path}'."
-        )
+        raise EcgrayError(f"A shard set must be a folder, got '{path}'; {make}.")
     if not file.is_file():
         if (path / WORK).is_dir():
             raise EcgrayError(
-                f"'{path}' must be a finished shard set, got an ingest that was stopped; run the same ingest again to finish it."
+                f"'{path}' must be a finished shard set, got a stopped ingest; run the same ingest again."
             )
-        raise EcgrayError(
-            f"'{path}' must hold a shard set, got no {NAME}; make one with 'ecgray ingest DATABASE DIR --out {path}'."
-        )
+        raise EcgrayError(f"'{path}' must hold a shard set, got no {NAME}; {make}.")
     try:
         values = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise EcgrayError(
-            f"'{file}' must be readable JSON, got {type(error).__name__}; ingest the records again."
-        ) from error
-    got = values.get("schema") if isinstance(values, Mapping) else None
+        raise EcgrayError(f"'{file}' must be readable JSON, got {type(error).__name__}; ingest again.") from error
+    got = values.get("schema") if isinstance(values, dict) else None
     if got != SCHEMA:
-        raise EcgrayError(
-            f"'{path}' must be of shard schema {SCHEMA}, got {got}; ingest the records again with this version of ecgray."
-        )
+        raise EcgrayError(f"'{path}' must be of shard schema {SCHEMA}, got {got}; ingest again with this ecgray.")
     names = {field.name for field in dataclasses.fields(Manifest)}
     if set(values) != names:
         odd = ", ".join(sorted(set(values) ^ names))
-        raise EcgrayError(
-            f"'{file}' must hold the fields of schema {SCHEMA}, got a difference in {odd}; ingest the records again."
-        )
+        raise EcgrayError(f"'{file}' must have the fields of schema {SCHEMA}, but differs in {odd}; ingest again.")
     values["leads"] = tuple(values["leads"])
     values["shards"] = tuple(values["shards"])
     return Manifest(**values)
@@ -123,7 +113,7 @@ def verify_files(path: Path, manifest: Manifest, how: Literal["sizes", "hashes"]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
         for problem in threads.map(check, sorted(manifest.files.items())):
             if problem:
-                raise EcgrayError(f"{problem}; copy the shard set again or ingest the records again.")
+                raise EcgrayError(f"{problem}; copy the shard set again or ingest again.")
 
 
 def file_sha256(file: Path) -> str:
@@ -133,7 +123,7 @@ def file_sha256(file: Path) -> str:
 
 def write_atomically(file: Path, content: bytes) -> dict[str, Any]:
     """Write, fsync and rename, so that ``file`` is whole or absent; returns its entry for ``Manifest.files``."""
-    partial = file.with_name(f"{file.name}.partial")
+    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
     with partial.open("wb") as stream:
         stream.write(content)
         stream.flush()

@@ -35,9 +35,7 @@ def prepare(record: Record, target: Target) -> Record:
         record = _reordered(record, target.leads)
     if record.fs != target.fs:
         if not target.resampled:
-            raise RecordRefused(
-                f"sampled at {record.fs:g} Hz, the set at {target.fs:g} Hz (--fs {target.fs:g} resamples)"
-            )
+            raise RecordRefused(f"sampled at {record.fs:g} Hz, the set at {target.fs:g} Hz (resample with --fs)")
         record = resample(record, target.fs)
     if target.detect_beats and not record.annotated:
         record = _with_detected_beats(record)
@@ -72,7 +70,7 @@ def _invalid(record: Record) -> str | None:
         or (zones[1:, 0] < zones[:-1, 1]).any()
     ):
         return "rhythms must ascend inside the signal without overlap"
-    if len(zones) and not (0 <= zones[:, 2].min() and zones[:, 2].max() < len(RHYTHMS)):
+    if len(zones) and (zones[:, 2].min() < 0 or zones[:, 2].max() >= len(RHYTHMS)):
         return "rhythm class outside the vocabulary"
     return None
 

@@ -105,10 +105,8 @@ class Signals:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise EcgrayError(f"'{file}' must be a whole .npy file, got {error}; ingest the records again.") from error
+            raise EcgrayError(f"'{file}' must be a whole .npy file, got {error}; ingest again.") from error
         expected = (self._leads, int(self._samples[shard]))
         if array.dtype != np.dtype("<i2") or array.shape != expected or not array.flags.c_contiguous:
-            raise EcgrayError(
-                f"'{file}' must be int16 {expected}, got {array.dtype} {array.shape}; ingest the records again."
-            )
+            raise EcgrayError(f"'{file}' must be int16 {expected}, got {array.dtype} {array.shape}; ingest again.")
         return _Map(array, array.ctypes.data)

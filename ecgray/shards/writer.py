@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -45,7 +46,10 @@ def write_shard(
             ),
             "beat_class.npy": np.concatenate([record.beat_classes for record in records], dtype=np.uint8),
             "rhythms.npy": np.concatenate(
-                [record.rhythms + [offset, offset, 0] for record, offset in zip(records, offsets[:-1], strict=True)],
+                [
+                    np.add(record.rhythms, (offset, offset, 0))
+                    for record, offset in zip(records, offsets[:-1], strict=True)
+                ],
                 dtype=np.int64,
             ),
         }
@@ -75,9 +79,14 @@ def publish_shard(out: Path, ledger: Ledger) -> None:
     if not ledger.files:
         return
     final = out / ledger.name
-    if final.exists():
-        shutil.rmtree(final)
-    os.rename(partial_folder(out, ledger.number), final)
+    while True:
+        shutil.rmtree(final, ignore_errors=True)
+        try:
+            os.rename(partial_folder(out, ledger.number), final)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else a task of a dead ingest has just put the same shard there
     fsync_folder(out)
 
 
@@ -90,9 +99,7 @@ def finish(
     refused = [entry for shard in finished for entry in shard.refused]
     if not table.num_rows:
         first = f"; the first reason: {refused[0][0]}: {refused[0][1]}" if refused else ""
-        raise EcgrayError(
-            f"A shard set must hold at least one record, got {len(refused)} refused and none usable{first}."
-        )
+        raise EcgrayError(f"A shard set must hold a record, got {len(refused)} refused and none usable{first}.")
     pooled = merge(shard.moments for shard in finished)
     files: dict[str, dict[str, Any]] = {}
     for shard in finished:
@@ -105,9 +112,7 @@ def finish(
     samples = pc.sum(table["samples"]).as_py()
     beats = _totals(table["beat_counts"], len(BEATS))
     rhythms = _totals(table["rhythm_samples"], len(RHYTHMS))
-    labels = {
-        entry["values"].as_py(): entry["counts"].as_py() for entry in pc.value_counts(pc.list_flatten(table["labels"]))
-    }
+    labels = pc.value_counts(pc.list_flatten(table["labels"])).to_pylist()
     manifest = Manifest(
         schema=SCHEMA,
         ecgray=ecgray.__version__,
@@ -124,7 +129,7 @@ def finish(
         annotated=pc.sum(table["annotated"]).as_py(),
         beats=dict(zip(BEATS, beats, strict=True)),
         rhythm_seconds={name: n / target.fs for name, n in zip(RHYTHMS, rhythms, strict=True)},
-        labels=dict(sorted(labels.items())),
+        labels={entry["values"]: entry["counts"] for entry in sorted(labels, key=lambda entry: entry["values"])},
         symbols=dict(sorted(symbols.items())),
         refused=len(refused),
         requantised=pc.sum(pc.greater(table["requantisation_uv"], 0)).as_py(),
@@ -155,9 +160,7 @@ def write_shard_set(
     """
     out = Path(out)
     if (out / NAME).exists():
-        raise EcgrayError(
-            f"'{out}' must not hold a shard set yet, got a finished one; choose another folder or remove it."
-        )
+        raise EcgrayError(f"'{out}' must not hold a shard set yet, got a finished one; choose another folder.")
     given = sorted(records, key=lambda record: (record.patient, record.id))
     if not given:
         raise EcgrayError("A shard set must hold at least one record, got none; pass records to write.")
@@ -191,7 +194,7 @@ def write_shard_set(
         database=given[0].database,
         licence="",
         target=target,
-        settings=settings or {"shard_mb": shard_mb},
+        settings=settings or {},
     )
 
 
@@ -213,7 +216,7 @@ def _save(file: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _write_table(file: Path, table: pa.Table) -> dict[str, Any]:
-    partial = file.with_name(f"{file.name}.partial")
+    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
     pq.write_table(table, partial, compression="zstd", row_group_size=65536)
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())

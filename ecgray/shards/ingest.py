@@ -1,0 +1,276 @@
+"""A database to a shard set: one task per shard, in this process or on Ray, resumable after any kill.
+
+``.ingest/`` in the output holds a lock, the plan, and a ledger per shard that is written before the shard gets its
+name. A shard is finished when its ledger is there and every file has the ledger's hash; what else is found is dead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import ecgray
+from ecgray.config import to_dict
+from ecgray.databases.record import Database, Record, RecordRefused, Reference
+from ecgray.errors import EcgrayError
+from ecgray.shards.layout import lay_out, source_sizes
+from ecgray.shards.ledger import Ledger, shard_name
+from ecgray.shards.lock import locked
+from ecgray.shards.manifest import NAME, SCHEMA, WORK, Manifest, file_sha256, read_manifest, write_atomically
+from ecgray.shards.prepare import Target, prepare
+from ecgray.shards.writer import finish, publish_shard, write_shard
+
+_PROBES = 7
+"""Readable records, spread over the database, whose majority decides rate and leads of the set."""
+
+
+def ingest(
+    database: Database,
+    root: Path | str,
+    out: Path | str,
+    *,
+    fs: float | None = None,
+    detect_beats: bool = False,
+    workers: int | None = None,
+    shard_mb: float = 128,
+    progress: bool = True,
+) -> Manifest:
+    """Read every record of ``database`` under ``root`` once and write the shard set ``out``.
+
+    fs: resample to this rate in Hz (None: the rate of most records; others are refused). workers: tasks at a time on
+    Ray (None: as many as the cluster has CPUs; 0: this process, Ray is not imported). The bytes of the result depend on
+    none of this but ``fs``, ``detect_beats`` and ``shard_mb``. An ingest that was killed goes on when called again.
+
+    Raises EcgrayError for a root that is not the database's, an output that holds a finished set, an ingest with
+    other settings or other files, or cannot be written, and when no record is usable.
+    """
+    root, out = Path(root).expanduser(), Path(out).expanduser()
+    _check(fs, workers, shard_mb)
+    _refuse_finished(out)
+    references = database.find(root)
+    try:
+        with locked(out) as work:
+            if (out / NAME).exists():  # killed between its last two steps
+                return read_manifest(out)
+            return _ingest(
+                database, references, out, work, fs=fs, detect=detect_beats, workers=workers, mb=shard_mb, show=progress
+            )
+    except OSError as error:
+        raise EcgrayError(f"'{out}' must be a folder that can be written, got: {error}; choose another.") from error
+
+
+def _ingest(
+    database: Database,
+    references: Sequence[Reference],
+    out: Path,
+    work: Path,
+    *,
+    fs: float | None,
+    detect: bool,
+    workers: int | None,
+    mb: float,
+    show: bool,
+) -> Manifest:
+    settings = {"database": to_dict(database), "fs": fs, "detect_beats": detect, "shard_mb": mb}
+    sizes = source_sizes(references)
+    listing = json.dumps([[r.record, r.patient, list(r.labels), n] for r, n in zip(references, sizes, strict=True)])
+    plan = {"schema": SCHEMA, "ecgray": ecgray.__version__, **settings, "records": sha256(listing.encode()).hexdigest()}
+    target = _resume_plan(out, work, plan)
+    if target is None:
+        target = _choose_target(database, references, fs, detect)
+        write_atomically(work / "plan.json", json.dumps({"plan": plan, "target": asdict(target)}).encode())
+    for dead in out.glob("*.partial*"):
+        shutil.rmtree(dead) if dead.is_dir() else dead.unlink()
+    jobs = [
+        _Job(database=database, references=tuple(references[part.start : part.stop]), target=target, out=out, number=i)
+        for i, part in enumerate(lay_out(references, sizes, mb))
+    ]
+    with _Progress(len(references), show) as bar:
+        if workers == 0:
+            for job in jobs:
+                build_shard(job, bar.record)
+        else:
+            for records, size, refused in _on_ray(jobs, workers):
+                bar.add(records, size, refused)
+    finished = [Ledger.load(job.ledger) for job in jobs]
+    for dead in out.glob("*.partial*"):  # of tasks that outlived an earlier ingest
+        shutil.rmtree(dead, ignore_errors=True)
+    return finish(out, finished, database=database.name, licence=database.licence, target=target, settings=settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One shard to be built."""
+
+    database: Database
+    references: tuple[Reference, ...]
+    target: Target
+    out: Path
+    number: int
+
+    @property
+    def ledger(self) -> Path:
+        return self.out / WORK / f"{shard_name(self.number)}.parquet"
+
+
+def build_shard(job: _Job, seen: Callable[[int, bool], None] = lambda size, refused: None) -> tuple[int, int, int]:
+    """Write one shard unless it is finished; returns records, bytes of signal, and refused records.
+
+    ``seen`` hears of each record: its bytes, and whether it was refused.
+    """
+    done = _finished(job)
+    if done is not None:
+        size = sum(entry["bytes"] for entry in done.files.values())
+        for _ in range(done.table.num_rows):
+            seen(size // done.table.num_rows, False)
+        for _ in done.refused:
+            seen(0, True)
+        return done.table.num_rows, size, len(done.refused)
+    records: list[Record] = []
+    refused: list[tuple[str, str]] = []
+    for reference in job.references:
+        try:
+            records.append(prepare(_read(job.database, reference), job.target))
+            seen(records[-1].signal.nbytes, False)
+        except RecordRefused as reason:
+            refused.append((reference.record, " ".join(str(reason).split())))
+            seen(0, True)
+    ledger = write_shard(job.out, job.number, records, refused, len(job.target.leads))
+    ledger.save(job.ledger)
+    publish_shard(job.out, ledger)
+    return len(records), sum(record.signal.nbytes for record in records), len(refused)
+
+
+def _read(database: Database, reference: Reference) -> Record:
+    """The record; whatever a reader trips over in a broken file is that record's reason, not the end of the run."""
+    try:
+        return database.read(reference)
+    except (RecordRefused, MemoryError):
+        raise
+    except Exception as error:
+        raise RecordRefused(f"unreadable ({type(error).__name__}: {error})") from error
+
+
+def _finished(job: _Job) -> Ledger | None:
+    """The ledger of a shard that is there to the last byte."""
+    if not job.ledger.is_file():
+        return None
+    ledger = Ledger.load(job.ledger)
+    for name, entry in ledger.files.items():
+        file = job.out / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"] or file_sha256(file) != entry["sha256"]:
+            return None
+    return ledger
+
+
+def _on_ray(jobs: Sequence[_Job], workers: int | None) -> Iterator[tuple[int, int, int]]:
+    """Results of ``build_shard`` as they come; at most ``workers`` tasks at a time."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        cluster: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **cluster)
+    try:
+        task = ray.remote(num_cpus=1, max_retries=3)(build_shard)
+        limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting, running = iter(jobs), []
+        for job in waiting:
+            running.append(task.remote(job))
+            if len(running) >= limit:
+                ready, running = ray.wait(running)
+                yield from ray.get(ready)
+        while running:
+            ready, running = ray.wait(running)
+            yield from ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _choose_target(database: Database, references: Sequence[Reference], fs: float | None, detect: bool) -> Target:
+    """Rate and leads of most of a few records spread over the database; the first found wins a tie."""
+    kinds: Counter[tuple[float, tuple[str, ...]]] = Counter()
+    first_reason = ""
+    stride = max(1, len(references) // _PROBES)
+    for i in (i for begin in range(stride) for i in range(begin, len(references), stride)):
+        try:
+            record = _read(database, references[i])
+            kinds[(record.fs, record.leads)] += 1
+        except RecordRefused as reason:
+            first_reason = first_reason or f"; the first reason: {references[i].record}: {reason}"
+        if kinds.total() >= _PROBES:
+            break
+    if not kinds:
+        raise EcgrayError(f"'{database.name}' must hold a usable record, got {len(references)} refused{first_reason}.")
+    rate, leads = kinds.most_common(1)[0][0]
+    return Target(fs=float(fs or rate), leads=leads, resampled=fs is not None, detect_beats=detect)
+
+
+def _resume_plan(out: Path, work: Path, plan: dict[str, Any]) -> Target | None:
+    """The target of an ingest that was stopped, None where there is none; refuses one with another plan."""
+    file = work / "plan.json"
+    if not file.exists():
+        if any(entry.name != WORK for entry in out.iterdir()):
+            raise EcgrayError(f"'{out}' must be a new or empty folder, got other files in it; choose another.")
+        return None
+    stored = json.loads(file.read_bytes())
+    for key, value in json.loads(json.dumps(plan)).items():
+        if stored["plan"].get(key) != value:
+            got = "other records" if key == "records" else f"{key} {value}, not {stored['plan'].get(key)}"
+            raise EcgrayError(f"'{out}' must be finished as it was begun, got {got}; use its settings or remove it.")
+    return Target(**{**stored["target"], "leads": tuple(stored["target"]["leads"])})
+
+
+def _refuse_finished(out: Path) -> None:
+    if (out / NAME).exists() and not (out / WORK).exists():
+        raise EcgrayError(
+            f"'{out}' must not hold a shard set yet, got a finished one; use it, choose another folder, or remove it."
+        )
+
+
+def _check(fs: float | None, workers: int | None, shard_mb: float) -> None:
+    if fs is not None and not fs > 0:
+        raise EcgrayError(f"fs must be a rate in Hz above 0, got {fs}; leave it out to keep the records' own.")
+    if workers is not None and workers < 0:
+        raise EcgrayError(f"workers must be 0 (this process) or more, got {workers}; leave it out for all CPUs.")
+    if not shard_mb > 0:
+        raise EcgrayError(f"shard_mb must be above 0, got {shard_mb}; 64 to 256 is a good size.")
+
+
+class _Progress:
+    """A bar with records/s and MB/s of int16 signal."""
+
+    def __init__(self, records: int, show: bool) -> None:
+        self._bar = tqdm(total=records, unit=" records", desc="ingest", disable=not show, mininterval=0.5)
+        self._mb = 0.0
+        self._refused = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def record(self, size: int, refused: bool) -> None:
+        self.add(int(not refused), size, int(refused))
+
+    def add(self, records: int, size: int, refused: int) -> None:
+        self._mb += size / 1e6
+        self._refused += refused
+        elapsed = max(self._bar.format_dict["elapsed"], 1e-3) if not self._bar.disable else 1.0
+        self._bar.set_postfix_str(f"{self._mb / elapsed:.0f} MB/s, {self._refused} refused", refresh=False)
+        self._bar.update(records + refused)
