@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ecgray.databases.record import BEATS, RHYTHMS
-from ecgray.errors import EcgrayError, unknown
+from ecgray.errors import EcgrayError
 from ecgray.shards.archive import Archive
 from ecgray.tasks.annotated import AnnotatedTask, Int64
 from ecgray.tasks.base import IGNORED, Task
@@ -61,9 +61,9 @@ def label_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataF
         )
     record, start = _located(archive, frame_size, frames)
     targets = task.targets(record, start, frame_size, archive)
-    names = np.array([*task.classes, ""], dtype=object)
-    assert IGNORED == -1
-    return pd.DataFrame({"record": frames["record"].to_numpy(), "start": start, "label": names[targets]})
+    names = np.array(task.classes, dtype=object)
+    labels = np.where(targets == IGNORED, "", names[targets])
+    return pd.DataFrame({"record": frames["record"].to_numpy(), "start": start, "label": labels})
 
 
 def plot_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataFrame, file: Path) -> None:
@@ -98,12 +98,19 @@ def plot_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataFr
 
 def _located(archive: Archive, frame_size: int, frames: pd.DataFrame) -> tuple[Int64, Int64]:
     """(record, start) of frames given by record id; raises EcgrayError for one that does not exist."""
+    if frame_size < 1:
+        raise EcgrayError(
+            f"A frame size must be at least 1 sample, got {frame_size}; the paper's are 512, 2048 and 4096."
+        )
     index = {name: number for number, name in enumerate(archive.record_id)}
     ids = pd.Index(archive.record_id)
     several = set(ids[ids.duplicated()])
     for name in frames["record"]:
         if name not in index:
-            raise unknown("record", name, index)
+            raise EcgrayError(
+                f"A frame's record must be one of the {len(index)} in the shards, got '{name}'; "
+                f"their names are like '{ids[0]}'."
+            )
         if name in several:
             raise EcgrayError(
                 f"A record's name must be unique in the shards, got '{name}', which several have; give one shard set."
