@@ -1,0 +1,98 @@
+"""What a finetuning run is made of. Defaults are the protocol of Weimann & Conrad 2021 (papers.md W60-W71)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ecgray.errors import EcgrayError
+from ecgray.models import MODELS
+from ecgray.models.base import Model
+from ecgray.training.config import OptimiserConfig
+from ecgray.training.objectives import CrossEntropy, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneDataConfig:
+    """Which labelled records, and how they reach the network.
+
+    Standardised with the labelled set's own mean and sd, resampled to ``fs``, brought to ``seconds`` with zeros on the
+    ``padding`` side; of longer records the last samples stay ("before") or the first ("after").
+    """
+
+    shards: str = ""
+    """Labelled shard set."""
+    test_shards: str | None = None
+    """Shard set that holds the test records; "none": no test; left out: a fixed share of ``shards``."""
+    fs: float = 250.0
+    seconds: float = 60.0
+    padding: Literal["before", "after"] = "before"
+    train_fraction: float = 0.75
+    """Training records as a share of the entire data set (the paper's subsets: .5 and .25)."""
+    records: int | None = None
+    """Use only so many of the labelled records, stratified (a reduced budget)."""
+
+    def __post_init__(self) -> None:
+        _need(self.fs > 0 and self.seconds > 0, "data.fs and data.seconds", "above 0", (self.fs, self.seconds))
+        _need(0 < self.train_fraction < 1, "data.train_fraction", "between 0 and 1", self.train_fraction)
+        _need(self.records is None or self.records > 1, "data.records", "above 1 or left out", self.records)
+
+    @property
+    def length_samples(self) -> int:
+        return max(1, round(self.seconds * self.fs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """Repetitions over re-drawn splits, and when one of them ends.
+
+    Seed s has its own train and validation records, order of batches and new output layer; the test records depend on
+    ``split_seed`` alone. After ``patience`` epochs without a better ``monitor`` a seed ends; its epoch with the best
+    macro F1 on validation counts. Fractions are of the entire data set.
+    """
+
+    seeds: int = 10
+    first_seed: int = 0
+    epochs: int = 200
+    patience: int = 50
+    monitor: Literal["train_accuracy", "val_loss"] = "train_accuracy"
+    batch_size: int = 64
+    test_fraction: float = 0.2
+    val_fraction: float = 0.05
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "epochs", "patience", "batch_size"):
+            _need(getattr(self, name) >= 1, f"protocol.{name}", "at least 1", getattr(self, name))
+        _need(self.first_seed >= 0, "protocol.first_seed", "at least 0", self.first_seed)
+        _need(self.split_seed >= 0, "protocol.split_seed", "at least 0", self.split_seed)
+        _need(0 < self.test_fraction < 1, "protocol.test_fraction", "between 0 and 1", self.test_fraction)
+        _need(0 < self.val_fraction < 1, "protocol.val_fraction", "between 0 and 1", self.val_fraction)
+
+    @property
+    def seed_numbers(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A finetuning run. ``pretrained`` is the folder of a pretraining run, or None for random weights."""
+
+    recipe: str = ""
+    data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    pretrained: str | None = None
+    freeze_blocks: int = 0
+    model: Model = field(default_factory=lambda: MODELS["resnet18"])
+    objective: Objective = field(default_factory=CrossEntropy)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        used = self.data.train_fraction + self.protocol.test_fraction + self.protocol.val_fraction
+        _need(used < 1 + 1e-9, "the sum of train, validation and test fractions", "at most 1", round(used, 4))
+
+
+def _need(holds: bool, what: str, rule: str, got: object) -> None:
+    if not holds:
+        raise EcgrayError(f"{what} must be {rule}, got {got}; change it on the command line or in the recipe.")

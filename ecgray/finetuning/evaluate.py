@@ -1,0 +1,100 @@
+"""Every seed of a finetuning run on labelled records that none of its splits, nor its pretraining, has seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecgray.errors import EcgrayError
+from ecgray.evaluation.scores import class_indices, score_predictions
+from ecgray.finetuning.config import FinetuneConfig
+from ecgray.finetuning.folder import read_config, seed_folder, write_json_atomically, write_parquet_atomically
+from ecgray.finetuning.labelled import LabelledSet, open_labelled, refuse_overlap
+from ecgray.finetuning.prepare import Preprocessing, prepare
+from ecgray.finetuning.pretrained import open_pretrained, pretraining_records
+from ecgray.finetuning.seed_run import is_complete, predict, prediction_table
+from ecgray.training.distributed import best_device
+from ecgray.training.model_folder import ModelDescription, read_json, read_model
+from ecgray.training.run import describe_environment
+
+
+def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
+    """Predict the records of the shard set ``data`` with every finished seed of ``run``; returns ``out``.
+
+    The preprocessing is the one stored with each model: its training set's mean and sd, its rate, length and padding.
+    Written: predictions.parquet and scores.json as a finetuning run has them (split "test"), and evaluation.json.
+
+    Raises EcgrayError, before anything is written, for records that the run has trained, validated or tested on, or
+    was pretrained on (by name or signal, with the list), for labels that are no class of it, and for other leads.
+    """
+    run, out = Path(run).expanduser().absolute(), Path(out).expanduser().absolute()
+    config = read_config(run)
+    seeds = [seed for seed in config.protocol.seed_numbers if is_complete(seed_folder(run, seed))]
+    if not seeds:
+        raise EcgrayError(f"A run must have a finished seed to be evaluated, got none in {run}; go on with --resume.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise EcgrayError(
+            f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
+        )
+    given = open_labelled(data)
+    splits = pd.read_parquet(run / "splits.parquet")
+    used = splits[splits["split"] != "unused"].drop_duplicates(["database", "record"])
+    refuse_overlap(given.records, used, f"the records that {run} has used")
+    compared = _refuse_pretraining(config, given)
+    networks = [read_model(seed_folder(run, seed)) for seed in seeds]
+    description = networks[0][1]
+    if len(description.leads) != len(given.archive.leads):
+        raise EcgrayError(
+            f"The records must have the {len(description.leads)} leads of the run ({', '.join(description.leads)}), "
+            f"got {len(given.archive.leads)}; ingest the same leads."
+        )
+    class_indices(given.records["label"], description.classes)
+    signals = prepare(given.archive, given.records["index"].to_numpy(np.int64), stored_preprocessing(description))
+    rows = np.arange(len(signals))
+    parts = []
+    for seed, (network, _) in zip(seeds, networks, strict=True):
+        probability = predict(network.to(best_device()), signals, rows, config)
+        table = given.records.assign(seed=seed, split="test")
+        parts.append(prediction_table(table, probability, description.classes))
+    predictions = pd.concat(parts, ignore_index=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_parquet_atomically(out / "predictions.parquet", predictions)
+    write_json_atomically(out / "scores.json", score_predictions(predictions, description.classes))
+    origin = {
+        "run": str(run),
+        "config_hash": read_json(run / "environment.json").get("config_hash"),
+        "data": given.archive.paths[0],
+        "manifest_hashes": [manifest.hash for manifest in given.archive.manifests],
+        "records": len(given.records),
+        "records_left_out": given.left_out,
+        "pretraining_records_compared": compared,
+    }
+    write_json_atomically(out / "evaluation.json", origin | describe_environment())
+    return out
+
+
+def stored_preprocessing(description: ModelDescription) -> Preprocessing:
+    """What a finetuned model says of its input. Raises EcgrayError for a model without a fixed length."""
+    if description.length_samples is None or description.padding is None:
+        raise EcgrayError(
+            "A finetuned model must carry the length of its input, got none in its model.json; evaluate a finetuning run."
+        )
+    return Preprocessing(
+        mean_mv=description.mean_mv,
+        sd_mv=description.sd_mv,
+        fs=description.fs,
+        length_samples=description.length_samples,
+        padding=description.padding,
+    )
+
+
+def _refuse_pretraining(config: FinetuneConfig, given: LabelledSet) -> bool | None:
+    """Whether the pretraining run's records could be compared one by one; None without pretraining."""
+    if config.pretrained is None:
+        return None
+    seen = pretraining_records(open_pretrained(config.pretrained), given.archive)
+    if seen is not None:
+        refuse_overlap(given.records, seen, f"the records that {config.pretrained} was pretrained on")
+    return seen is not None

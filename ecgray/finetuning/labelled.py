@@ -1,0 +1,87 @@
+"""The records of shard sets as tables: labelled ones to learn from, and those that a run has seen already."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecgray.errors import EcgrayError
+from ecgray.shards.archive import Archive, open_archive
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A shard set and its records that carry exactly one label.
+
+    records: columns index (in the archive), database, record, patient, label, signal_hash; left_out: how many records
+    of the set carry no label or several.
+    """
+
+    archive: Archive
+    records: pd.DataFrame
+    left_out: int
+
+
+def record_names(archive: Archive) -> pd.DataFrame:
+    """Columns index, database, record, patient, signal_hash: a row per record of the archive."""
+    return pd.DataFrame(
+        {
+            "index": np.arange(len(archive.record_id)),
+            "database": np.asarray(archive.database, object),
+            "record": np.asarray(archive.record_id, object),
+            "patient": np.asarray(archive.patient_names, object)[archive.patient],
+            "signal_hash": np.asarray(archive.signal_hash, object),
+        }
+    )
+
+
+def open_labelled(shards: str | Path) -> LabelledSet:
+    """The labelled records of a shard set; how many others it has is said in one line.
+
+    Raises EcgrayError when the set cannot be opened or has no record with exactly one label.
+    """
+    if not str(shards):
+        raise EcgrayError("Finetuning needs a labelled shard set, got none; give --data SHARDS.")
+    archive = open_archive([shards])
+    counts = np.array([len(labels) for labels in archive.labels], np.int64)
+    single = counts == 1
+    refused = f"{int((counts == 0).sum())} without a label and {int((counts > 1).sum())} with several"
+    if not single.any():
+        raise EcgrayError(
+            f"'{shards}' must hold records with one label each, got {refused}; ingest a labelled database."
+        )
+    if not single.all():
+        log.warning("%s: records must carry one label each; left out: %s of %d.", shards, refused, len(counts))
+    records = record_names(archive)[single].reset_index(drop=True)
+    records.insert(4, "label", [labels[0] for labels in archive.labels if len(labels) == 1])
+    return LabelledSet(archive, records, int((~single).sum()))
+
+
+def overlap(records: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``records`` whose (database, record) or signal hash is among those of ``seen``."""
+    known = pd.MultiIndex.from_frame(seen[["database", "record"]])
+    named = pd.MultiIndex.from_frame(records[["database", "record"]]).isin(known)
+    return records[named | records["signal_hash"].isin(set(seen["signal_hash"])).to_numpy()]
+
+
+def refuse_overlap(records: pd.DataFrame, seen: pd.DataFrame, whose: str) -> None:
+    """Raises EcgrayError with the list of ``records`` that ``seen`` has, by name or by signal."""
+    found = overlap(records, seen).drop_duplicates(["database", "record"])
+    if len(found):
+        raise EcgrayError(
+            f"No test record may be among {whose}, got {len(found)}: {listed(found['record'])}; "
+            "take them out of one of the two, or test on other records."
+        )
+
+
+def listed(names: pd.Series | Sequence[str], most: int = 20) -> str:
+    """The names in one line: the first ``most``, and how many more there are."""
+    every = [str(name) for name in names]
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")

@@ -1,0 +1,87 @@
+"""What a finetuning run takes over from a pretraining run: its encoder, and which records it has seen."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ecgray.config import to_dict
+from ecgray.errors import EcgrayError
+from ecgray.finetuning.labelled import record_names
+from ecgray.models.base import Model
+from ecgray.shards.archive import Archive, open_archive
+from ecgray.shards.manifest import file_sha256
+from ecgray.training.loaded import model_folder
+from ecgray.training.model_folder import WEIGHTS, ModelDescription, read_description
+from ecgray.training.run import read_config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A pretrained network: the model folder that is used, its description, and the SHA-256 of its weights."""
+
+    folder: Path
+    description: ModelDescription
+    sha256: str
+
+
+def open_pretrained(run: str | Path) -> Pretrained:
+    """The network of a pretraining run: its best checkpoint, or the one given (RUN/checkpoints/step-000123).
+
+    Raises EcgrayError when there is none.
+    """
+    folder = model_folder(Path(run).expanduser().absolute()).resolve()
+    return Pretrained(folder=folder, description=read_description(folder), sha256=file_sha256(folder / WEIGHTS))
+
+
+def check_fits(pretrained: Pretrained, model: Model, leads: tuple[str, ...]) -> None:
+    """Raises EcgrayError unless the pretrained encoder can start ``model`` on data with ``leads``.
+
+    The sampling rate may differ: the data's is a setting of its own (the paper's Table 3), and is recorded.
+    """
+    own = pretrained.description
+    if len(own.leads) not in (1, len(leads)):
+        raise EcgrayError(
+            f"A pretrained network must have one lead or those of the data, got {len(own.leads)} and {len(leads)}; "
+            "pretrain on single-lead records or on the same leads."
+        )
+    # A pretrained encoder may lack the last stage; anything else would not load.
+    here, there = ({k: v for k, v in to_dict(m).items() if k not in ("stages", "init")} for m in (model, own.model))
+    if here != there:
+        differing = ", ".join(f"{key} {there.get(key)}" for key in here if here[key] != there.get(key))
+        raise EcgrayError(
+            f"The model must be that of the pretrained run, got one that differs from its {differing}; "
+            "set the model's fields to those or choose another run."
+        )
+
+
+def pretraining_records(pretrained: Pretrained, test: Archive) -> pd.DataFrame | None:
+    """Columns database, record, signal_hash of every record of the pretraining run's shard sets (validation patients
+    too, since they chose its checkpoint), or None, with a warning, when these can no longer be opened.
+
+    Raises EcgrayError when they cannot and ``test``, the set that test records come from, was itself pretrained on.
+    """
+    hashes = pretrained.description.manifest_hashes
+    try:
+        shards = read_config(pretrained.folder.parents[1]).data.shards
+        archive = open_archive(shards)
+        if sorted(manifest.hash for manifest in archive.manifests) != sorted(hashes):
+            raise EcgrayError(f"the shard sets at {', '.join(shards)} are others by now")
+        return record_names(archive)
+    except (EcgrayError, OSError) as error:
+        if {manifest.hash for manifest in test.manifests} & set(hashes):
+            raise EcgrayError(
+                f"No test record may be among the pretraining run's, got the very shard set {', '.join(test.paths)}, "
+                "which was pretrained on; pretrain on other shard sets, or test on another one."
+            ) from error
+        log.warning(
+            "The pretraining run's records could not be compared with the test records one by one (%s); "
+            "only whole shard sets were.",
+            error,
+        )
+        return None

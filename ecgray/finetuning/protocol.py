@@ -1,0 +1,218 @@
+"""Finetuning as Weimann & Conrad 2021 do it: one fixed test set, several re-drawn splits and heads.
+
+All seeds train and choose their epoch first. Only then are the test records read from the shards and prepared, once,
+and every chosen network predicts them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from ecgray.errors import EcgrayError
+from ecgray.evaluation.scores import class_indices, score_predictions
+from ecgray.finetuning.config import FinetuneConfig
+from ecgray.finetuning.folder import open_folder, run_hash, seed_folder, write_json_atomically, write_parquet_atomically
+from ecgray.finetuning.labelled import LabelledSet, open_labelled, refuse_overlap
+from ecgray.finetuning.prepare import Preprocessing, prepare
+from ecgray.finetuning.pretrained import Pretrained, check_fits, open_pretrained, pretraining_records
+from ecgray.finetuning.seed_run import (
+    PREDICTIONS,
+    SeedJob,
+    Signals,
+    choose_epoch,
+    is_chosen,
+    is_complete,
+    open_test,
+)
+from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_splits
+from ecgray.training.model_folder import ModelDescription
+
+Work = Callable[[SeedJob, Signals], None]
+
+
+def finetune(config: FinetuneConfig, out: Path | str, *, workers: int = 0, resume: bool = False) -> Path:
+    """Run all seeds and return the run folder ``out`` (its content: ``ecgray.finetuning.folder``).
+
+    ``workers`` 0: one seed after another in this process, without Ray; else that many at a time on Ray. ``resume``: go
+    on with what ``out`` holds, seed by seed and epoch by epoch (a new run where it holds none).
+
+    Raises EcgrayError, before anything is written, for data without labels, for test records that the pretraining run
+    has seen (with the list), and for a pretrained network that does not fit.
+    """
+    if workers < 0:
+        raise EcgrayError(f"The number of workers must be 0 or more, got {workers}; 0 runs in this process.")
+    config = _with_absolute_paths(config)
+    labelled = open_labelled(config.data.shards)
+    own_test = config.data.test_shards is None
+    test_set = _open_test_set(config, labelled)
+    records = cap_records(labelled.records, config.data.records, config.protocol.split_seed)
+    classes = class_names(records["label"])
+    if not own_test and test_set is not None:
+        class_indices(test_set.records["label"], classes)
+    tests = None if own_test else records.iloc[:0] if test_set is None else test_set.records
+    splits = make_splits(records, tests, config)
+    pretrained = None if config.pretrained is None else open_pretrained(config.pretrained)
+    compared = None
+    if pretrained is not None:
+        check_fits(pretrained, config.model, labelled.archive.leads)
+        compared = _refuse_leak(pretrained, splits, labelled if own_test else test_set)
+    sources: dict[str, Any] = {
+        "manifest_hashes": [manifest.hash for manifest in labelled.archive.manifests],
+        "test": "own" if own_test else None if test_set is None else test_set.archive.manifests[0].hash,
+        "pretrained": None if pretrained is None else pretrained.sha256,
+    }
+    details = {
+        "classes": list(classes),
+        "records": len(records),
+        "records_left_out": labelled.left_out,
+        "pretrained": None if pretrained is None else _origin(pretrained, compared),
+    }
+    with open_folder(Path(out), config, sources, details, resume=resume) as run:
+        write_parquet_atomically(run / "splits.parquet", splits[COLUMNS])
+        how = preprocessing_of(config, labelled)
+        description = ModelDescription(
+            model=config.model,
+            classes=classes,
+            leads=labelled.archive.leads,
+            fs=how.fs,
+            mean_mv=how.mean_mv,
+            sd_mv=how.sd_mv,
+            length_samples=how.length_samples,
+            padding=how.padding,
+            config_hash=run_hash(config, sources),
+            manifest_hashes=tuple(sources["manifest_hashes"]),
+        )
+        jobs, pool = _jobs(config, run, splits, description, pretrained)
+        training = [job for job in jobs if not is_chosen(job.folder)]
+        if training:
+            signals = prepare(labelled.archive, pool["index"].to_numpy(), how)
+            _run(choose_epoch, training, signals, workers, "training")
+            del signals
+        opening = [job for job in jobs if not is_complete(job.folder)]
+        if opening:
+            rows = splits[(splits["split"] == "test") & (splits["seed"] == config.protocol.first_seed)]
+            opened = test_set or labelled
+            _run(open_test, opening, prepare(opened.archive, rows["index"].to_numpy(np.int64), how), workers, "test")
+        collect([job.folder for job in jobs], run, classes)
+        return run
+
+
+def preprocessing_of(config: FinetuneConfig, labelled: LabelledSet) -> Preprocessing:
+    """The labelled set's own mean and sd (of its manifest), and the rate, length and padding of the config."""
+    return Preprocessing(
+        mean_mv=labelled.archive.mean_mv,
+        sd_mv=labelled.archive.sd_mv,
+        fs=config.data.fs,
+        length_samples=config.data.length_samples,
+        padding=config.data.padding,
+    )
+
+
+def collect(folders: Sequence[Path], out: Path, classes: Sequence[str]) -> dict[str, Any]:
+    """Join the seeds' predictions into out/predictions.parquet and score them into out/scores.json."""
+    predictions = pd.concat([pd.read_parquet(folder / PREDICTIONS) for folder in folders], ignore_index=True)
+    write_parquet_atomically(out / "predictions.parquet", predictions)
+    scores = score_predictions(predictions, classes)
+    write_json_atomically(out / "scores.json", scores)
+    return scores
+
+
+def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
+    """So that workers elsewhere on the machine, and a later evaluation, find the same folders."""
+
+    def absolute(path: str | None) -> str | None:
+        return path if path in (None, "", "none") else str(Path(path).expanduser().resolve())
+
+    data = replace(
+        config.data, shards=absolute(config.data.shards) or "", test_shards=absolute(config.data.test_shards)
+    )
+    pretrained = None if config.pretrained == "none" else absolute(config.pretrained)
+    return replace(config, data=data, pretrained=pretrained)
+
+
+def _open_test_set(config: FinetuneConfig, labelled: LabelledSet) -> LabelledSet | None:
+    """The other shard set that holds the test, None where the test is part of ``labelled`` or there is none."""
+    if config.data.test_shards in (None, "none"):
+        return None
+    test_set = open_labelled(config.data.test_shards or "")
+    here, there = labelled.archive.leads, test_set.archive.leads
+    if len(here) != len(there) or (len(here) > 1 and here != there):
+        raise EcgrayError(
+            f"The test set must have the leads of the labelled set, got {', '.join(there)} and {', '.join(here)}; "
+            "ingest both with the same leads."
+        )
+    return test_set
+
+
+def _refuse_leak(pretrained: Pretrained, splits: pd.DataFrame, opened: LabelledSet | None) -> bool | None:
+    """Whether test and pretraining records could be compared one by one; None without a test."""
+    if opened is None:
+        return None
+    seen = pretraining_records(pretrained, opened.archive)
+    if seen is None:
+        return False
+    refuse_overlap(splits[splits["split"] == "test"], seen, f"the records that {pretrained.folder} was pretrained on")
+    return True
+
+
+def _origin(pretrained: Pretrained, compared: bool | None) -> dict[str, Any]:
+    return {
+        "folder": str(pretrained.folder),
+        "sha256": pretrained.sha256,
+        "config_hash": pretrained.description.config_hash,
+        "manifest_hashes": list(pretrained.description.manifest_hashes),
+        "fs": pretrained.description.fs,
+        "test_records_compared": compared,
+    }
+
+
+def _jobs(
+    config: FinetuneConfig,
+    run: Path,
+    splits: pd.DataFrame,
+    description: ModelDescription,
+    pretrained: Pretrained | None,
+) -> tuple[list[SeedJob], pd.DataFrame]:
+    """A job per seed, and the pool: the records (with ``index``) that some seed trains or validates on, once each."""
+    used = splits[splits["split"].isin(["train", "val"])]
+    pool = used.drop_duplicates("index").sort_values("index").reset_index(drop=True)
+    row_of = pd.Series(np.arange(len(pool)), index=pool["index"])
+    jobs = []
+    for seed in config.protocol.seed_numbers:
+        own = splits[splits["seed"] == seed].reset_index(drop=True)
+        parts = {name: own[own["split"] == name] for name in ("train", "val")}
+        rows = {name: row_of[part["index"]].to_numpy(np.int64) for name, part in parts.items()}
+        jobs.append(
+            SeedJob(
+                config=config,
+                description=description,
+                folder=seed_folder(run, seed),
+                seed=seed,
+                splits=own[own["split"].isin(["val", "test"])],
+                train=rows["train"],
+                train_labels=class_indices(parts["train"]["label"], description.classes),
+                val=rows["val"],
+                val_labels=class_indices(parts["val"]["label"], description.classes),
+                pretrained=None if pretrained is None else pretrained.folder,
+            )
+        )
+    return jobs, pool
+
+
+def _run(work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, what: str) -> None:
+    with tqdm(total=len(jobs), desc=what, unit="seed", disable=None) as bar:
+        if workers:
+            from ecgray.finetuning.ray_seeds import run_on_ray
+
+            run_on_ray(work, jobs, signals, workers, lambda job: bar.update())
+            return
+        for job in jobs:
+            work(job, signals)
+            bar.update()

@@ -1,0 +1,57 @@
+"""Seeds side by side on a Ray cluster, over one copy of the signals per node."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ecgray.errors import EcgrayError
+from ecgray.finetuning.seed_run import SeedJob, Signals
+
+Work = Callable[[SeedJob, Signals], None]
+
+
+def run_on_ray(
+    work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, done: Callable[[SeedJob], None]
+) -> None:
+    """``work(job, signals)`` for every job, ``workers`` of them at a time, each with its share of the CPUs and GPUs.
+
+    The signals go into the object store once and are mapped, not copied, by the workers of a node. A worker that dies
+    is started again, up to three times, and goes on from its seed's last epoch. ``done(job)`` after each.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        resources = ray.cluster_resources()
+        cpus, gpus = share(resources.get("CPU", 1), workers), share(resources.get("GPU", 0), workers)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(work)
+        stored = ray.put(signals)
+        waiting = list(jobs)[::-1]
+        running: dict[ray.ObjectRef, SeedJob] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = replace(waiting.pop(), threads=max(1, int(cpus)))
+                running[task.remote(job, stored)] = job
+            ready, _ = ray.wait(list(running))
+            for reference in ready:
+                ray.get(reference)
+                done(running.pop(reference))
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def share(total: float, workers: int) -> float:
+    """What each worker gets of ``total`` CPUs or GPUs: whole ones, or a fraction that fits evenly into one."""
+    if total <= 0:
+        return 0.0
+    return float(total // workers) if total >= workers else 1 / math.ceil(workers / total)

@@ -1,0 +1,279 @@
+"""One seed of a finetuning run: train, choose the epoch on validation, then open the test once.
+
+All state is in the seed's folder after every epoch: a seed killed anywhere and started again ends with the same bits
+(CPU, same number of threads). Random numbers of an epoch depend on seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ecgray.errors import EcgrayError
+from ecgray.evaluation.metrics import confusion, macro_f1
+from ecgray.finetuning.config import FinetuneConfig
+from ecgray.finetuning.folder import write_json_atomically, write_lines_atomically, write_parquet_atomically
+from ecgray.finetuning.seed_state import History, load_state, save_state
+from ecgray.models.classifier import Classifier
+from ecgray.models.transfer import freeze_blocks, load_encoder
+from ecgray.training.distributed import best_device
+from ecgray.training.model_folder import (
+    WEIGHTS,
+    ModelDescription,
+    load_tensors,
+    read_json,
+    read_model,
+    save_model,
+)
+
+# The prepared array is shared between seeds and read-only; batches are copies of its rows.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+Signals = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+STATE, CHOSEN, PREDICTIONS, COMPLETE = "training.safetensors", "chosen.json", "predictions.parquet", "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedJob:
+    """All that one seed needs besides the signals; small, so that it can be sent anywhere.
+
+    splits: this seed's rows of splits.parquet; train, val: rows (n,) of the pool's signals with class indices
+    ``train_labels``, ``val_labels``; pretrained: folder of the pretrained network, None for random weights;
+    threads: per worker, None: torch's choice.
+    """
+
+    config: FinetuneConfig
+    description: ModelDescription
+    folder: Path
+    seed: int
+    splits: pd.DataFrame
+    train: Indices
+    train_labels: Indices
+    val: Indices
+    val_labels: Indices
+    pretrained: Path | None
+    threads: int | None = None
+
+
+def is_chosen(folder: Path) -> bool:
+    """Whether the seed has trained and its epoch is chosen."""
+    return (folder / CHOSEN).is_file()
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / COMPLETE).is_file()
+
+
+def choose_epoch(job: SeedJob, signals: Signals) -> None:
+    """Train on ``signals`` (records, leads, samples) until the protocol ends it; keep the best epoch's network.
+
+    Takes up what an earlier start left. Writes model, metrics and the predictions on validation; sees no test record.
+    """
+    if is_chosen(job.folder):
+        return
+    job.folder.mkdir(parents=True, exist_ok=True)
+    SeedTraining(job, signals).run()
+
+
+def open_test(job: SeedJob, signals: Signals) -> None:
+    """Predict the test records with the chosen network, once, and complete the seed.
+
+    signals: (test records, leads, samples) in the order of the test rows of ``job.splits``; none: no test.
+    Raises AssertionError before the epoch is chosen.
+    """
+    if is_complete(job.folder):
+        return
+    assert is_chosen(job.folder), "test records stay closed until the epoch is chosen"
+    with _threads(job.threads):
+        parts = [pd.read_parquet(job.folder / PREDICTIONS).query("split == 'val'")]
+        if len(signals):
+            network, description = read_model(job.folder)
+            network.to(best_device())
+            probability = predict(network, signals, np.arange(len(signals)), job.config)
+            rows = job.splits[job.splits["split"] == "test"]
+            parts.append(prediction_table(rows, probability, description.classes))
+    write_parquet_atomically(job.folder / PREDICTIONS, pd.concat(parts, ignore_index=True))
+    (job.folder / STATE).unlink(missing_ok=True)
+    write_json_atomically(job.folder / COMPLETE, read_json(job.folder / CHOSEN))
+
+
+def initial_network(job: SeedJob) -> nn.Module:
+    """The encoder with fresh weights of this seed, or the pretrained ones, and a new head.
+
+    The head of a seed is the same with and without pretraining.
+    """
+    torch.manual_seed(job.seed)
+    encoder = job.config.model.encoder(len(job.description.leads))
+    network = Classifier(encoder, len(job.description.classes))
+    if job.pretrained is not None:
+        load_encoder(encoder, load_tensors(job.pretrained / WEIGHTS))
+    freeze_blocks(encoder, job.config.freeze_blocks)
+    return network
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, signals: Signals, rows: Indices, config: FinetuneConfig) -> npt.NDArray[np.float32]:
+    """(len(rows), classes) probabilities in eval mode; the network's mode is put back."""
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    parts = []
+    for first in range(0, len(rows), 2 * config.protocol.batch_size):
+        batch = torch.from_numpy(signals[rows[first : first + 2 * config.protocol.batch_size]]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = network(batch)
+        parts.append(logits.float().softmax(1).cpu().numpy())
+    network.train(training)
+    return np.concatenate(parts)
+
+
+def prediction_table(
+    rows: pd.DataFrame, probability: npt.NDArray[np.float32], classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """Columns seed, split, database, record, patient, label, predicted, probability_<class>."""
+    table = rows[["seed", "split", "database", "record", "patient", "label"]].reset_index(drop=True)
+    table["predicted"] = np.asarray(classes, object)[probability.argmax(1)]
+    for index, name in enumerate(classes):
+        table[f"probability_{name}"] = probability[:, index]
+    return table
+
+
+class SeedTraining:
+    """A seed in progress."""
+
+    def __init__(self, job: SeedJob, signals: Signals) -> None:
+        self._job, self._signals, self._device = job, signals, best_device()
+        self._history = History()
+        self._best: dict[str, Tensor] = {}
+
+    def run(self) -> None:
+        protocol = self._job.config.protocol
+        with (
+            _threads(self._job.threads),
+            tqdm(total=protocol.epochs, desc=f"seed {self._job.seed}", unit="epoch", leave=False, disable=None) as bar,
+        ):
+            self._start()
+            bar.update(self._history.epoch)
+            while not self._finished():
+                self._epoch()
+                best = self._best if self._history.best_epoch != self._history.epoch else {}
+                save_state(self._job.folder / STATE, self._network, self._optimiser, self._history, best)
+                with open(self._job.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(self._history.epochs[-1]) + "\n")
+                bar.set_postfix(self._history.epochs[-1], refresh=False)
+                bar.update()
+            self._choose()
+
+    def _start(self) -> None:
+        job, settings = self._job, self._job.config.optimiser
+        self._network = initial_network(job).to(self._device)
+        self._optimiser = torch.optim.AdamW(  # without weight decay: Adam
+            [p for p in self._network.parameters() if p.requires_grad],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        histogram = np.bincount(job.train_labels, minlength=len(job.description.classes))
+        weights = job.config.objective.weights(histogram)
+        self._weights = None if weights is None else weights.to(self._device)
+        if (job.folder / STATE).is_file():
+            self._history, self._best = load_state(job.folder / STATE, self._network, self._optimiser)
+        write_lines_atomically(job.folder / "metrics.jsonl", self._history.epochs)
+
+    def _finished(self) -> bool:
+        protocol, history = self._job.config.protocol, self._history
+        return history.epoch >= protocol.epochs or history.epoch - history.monitor_epoch >= protocol.patience
+
+    def _epoch(self) -> None:
+        job, history, clock = self._job, self._history, time.monotonic()
+        epoch = history.epoch + 1
+        torch.manual_seed(int(np.random.SeedSequence([job.seed, epoch]).generate_state(1)[0]))
+        order = np.random.default_rng([job.seed, epoch]).permutation(len(job.train))
+        loss, correct = self._train(order)
+        probability = predict(self._network, self._signals, job.val, job.config)
+        matrix = confusion(job.val_labels, probability.argmax(1), len(job.description.classes))
+        true = probability[np.arange(len(job.val)), job.val_labels]
+        row = {
+            "epoch": epoch,
+            "train_loss": loss / len(order),
+            "train_accuracy": correct / len(order),
+            "val_loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
+            "val_macro_f1": float(macro_f1(matrix)),
+            "seconds": round(time.monotonic() - clock, 3),
+        }
+        if not math.isfinite(row["train_loss"]):
+            raise EcgrayError(
+                f"The loss must stay finite, got {row['train_loss']} in epoch {epoch} of seed {job.seed}; "
+                "lower optimiser.learning_rate or set optimiser.clip_norm."
+            )
+        history.epoch = epoch
+        history.epochs.append(row)
+        monitored = -row["train_accuracy"] if job.config.protocol.monitor == "train_accuracy" else row["val_loss"]
+        if monitored < history.monitor_best:
+            history.monitor_best, history.monitor_epoch = monitored, epoch
+        if row["val_macro_f1"] > history.best_score:
+            history.best_score, history.best_epoch = row["val_macro_f1"], epoch
+            self._best = {name: tensor.detach().clone() for name, tensor in self._network.state_dict().items()}
+
+    def _train(self, order: Indices) -> tuple[float, int]:
+        """One pass over the training records; (sum of losses, records predicted right while training)."""
+        job, size = self._job, self._job.config.protocol.batch_size
+        self._network.train()
+        loss_sum = torch.zeros((), device=self._device)
+        correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            signal = torch.from_numpy(self._signals[job.train[rows]]).to(self._device, non_blocking=True)
+            target = torch.from_numpy(job.train_labels[rows]).to(self._device, non_blocking=True)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=job.config.precision == "bf16"):
+                logits = self._network(signal)
+            losses = job.config.objective.losses(logits, target, self._weights)
+            self._optimiser.zero_grad(set_to_none=True)
+            losses.mean().backward()
+            if job.config.optimiser.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self._network.parameters(), job.config.optimiser.clip_norm)
+            self._optimiser.step()
+            loss_sum += losses.detach().sum()
+            correct += (logits.detach().argmax(1) == target).sum()
+        return float(loss_sum), int(correct)
+
+    def _choose(self) -> None:
+        """The best epoch's network and its predictions on validation, then the marker."""
+        job, history = self._job, self._history
+        self._network.load_state_dict(self._best)
+        save_model(job.folder, self._network, job.description)
+        probability = predict(self._network, self._signals, job.val, job.config)
+        rows = job.splits[job.splits["split"] == "val"]
+        write_parquet_atomically(job.folder / PREDICTIONS, prediction_table(rows, probability, job.description.classes))
+        values = {"seed": job.seed, "best_epoch": history.best_epoch, "val_macro_f1": history.best_score}
+        write_json_atomically(job.folder / CHOSEN, values | {"epochs": history.epoch})
+
+
+class _threads:
+    """A number of threads for torch while inside, the earlier one after."""
+
+    def __init__(self, count: int | None) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        if self._count is not None:
+            torch.set_num_threads(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)

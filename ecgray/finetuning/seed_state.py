@@ -1,0 +1,78 @@
+"""All state of a seed in training, in one file that is whole or absent. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ecgray.errors import EcgrayError
+from ecgray.shards.manifest import fsync_folder
+from ecgray.training.model_folder import load_tensors, load_weights
+
+
+@dataclass
+class History:
+    """Epochs so far, the best of them by validation macro F1, and the last that improved the monitored quantity."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = -1.0
+    monitor_epoch: int = 0
+    monitor_best: float = math.inf
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_state(
+    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, history: History, best: Mapping[str, Tensor]
+) -> None:
+    """Write weights, moments, history and the best epoch's weights (``best`` empty: they are the present ones)."""
+    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    for name, parameter in network.named_parameters():
+        tensors |= {f"optimiser/{name}/{what}": tensor for what, tensor in optimiser.state.get(parameter, {}).items()}
+    partial = path.with_name(f"{path.name}.partial")
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_file(contiguous, partial, {"history": json.dumps(asdict(history))})
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+    fsync_folder(path.parent)
+
+
+def load_state(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[History, dict[str, Tensor]]:
+    """Put back weights and moments; returns the history and the best epoch's weights.
+
+    Raises EcgrayError when the file is not whole or is of another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            history = History(**json.loads(file.metadata()["history"]))
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise EcgrayError(
+            f"{path} must be a whole state of this version ({error}); delete it to start over."
+        ) from error
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimiser": {}}
+    for key, tensor in load_tensors(path).items():
+        part, name = key.split("/", 1)
+        parts[part][name] = tensor
+    load_weights(network, parts["network"], path)
+    parameters = dict(network.named_parameters())
+    index = {parameter: i for i, parameter in enumerate(optimiser.param_groups[0]["params"])}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in parts["optimiser"].items():
+        name, what = key.rsplit("/", 1)
+        state.setdefault(index[parameters[name]], {})[what] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    device = next(network.parameters()).device
+    best = parts["best"] or parts["network"]
+    return history, {name: tensor.to(device) for name, tensor in best.items()}
