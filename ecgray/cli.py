@@ -1,4 +1,4 @@
-"""The command line: words to calls, nothing else. ``ecgray --help`` lists the verbs, ``ecgray VERB --help`` its words."""
+"""The command line: words to calls, nothing else. ``ecgray --help`` lists the verbs."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def label(words: list[str]) -> None:
         raise unknown("task", c.task, TASKS)
     if c.task == "future":
         raise EcgrayError(
-            "The task must ask for a class, got 'future', whose answer is drawn; use beat, rhythm or heart_rate."
+            "The task must ask for a class, got 'future', whose answer is drawn; use beat, rhythm, heart_rate."
         )
     task = TASKS[c.task](rule=c.rule)
     archive = open_archive(c.shards)

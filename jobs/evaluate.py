@@ -1,4 +1,4 @@
-"""`ecgray evaluate` as a job: `python jobs/evaluate.py ...` alone, or under `ray job submit`. Same words as the command line."""
+"""`ecgray evaluate` as a job, alone or under `ray job submit`: the same words as the command line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ecgray finetune` as a job: `python jobs/finetune.py ...` alone, or under `ray job submit`. Same words as the command line."""
+"""`ecgray finetune` as a job, alone or under `ray job submit`: the same words as the command line."""
 
 import sys
 

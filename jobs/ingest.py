@@ -1,4 +1,4 @@
-"""`ecgray ingest` as a job: `python jobs/ingest.py ...` alone, or under `ray job submit`. Same words as the command line."""
+"""`ecgray ingest` as a job, alone or under `ray job submit`: the same words as the command line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ecgray pretrain` as a job: `python jobs/pretrain.py ...` alone, or under `ray job submit`. Same words as the command line."""
+"""`ecgray pretrain` as a job, alone or under `ray job submit`: the same words as the command line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ecgray report` as a job: `python jobs/report.py ...` alone, or under `ray job submit`. Same words as the command line."""
+"""`ecgray report` as a job, alone or under `ray job submit`: the same words as the command line."""
 
 import sys
 
