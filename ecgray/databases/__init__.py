@@ -5,8 +5,11 @@ from ecgray.databases.folder import Folder
 from ecgray.databases.icentia11k import Icentia11k
 from ecgray.databases.mitdb import MitBih
 from ecgray.databases.record import BEATS, RHYTHMS, Database, Record, RecordRefused, Reference
+from ecgray.databases.synthetic import Synthetic
 
-DATABASES: dict[str, type[Database]] = {database.name: database for database in (Icentia11k, MitBih, CinC2017, Folder)}
+DATABASES: dict[str, type[Database]] = {
+    database.name: database for database in (Icentia11k, MitBih, CinC2017, Folder, Synthetic)
+}
 Database.table = DATABASES
 
 __all__ = ["BEATS", "DATABASES", "RHYTHMS", "Database", "Record", "RecordRefused", "Reference"]
