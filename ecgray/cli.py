@@ -1,10 +1,9 @@
 """The command line: words to calls, nothing else. ``ecgray --help`` lists the verbs."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from ecgray.errors import EcgrayError, unknown
 
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EcgrayError as error:
         print(f"ecgray: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has enough
+        return 0
     except OSError as error:
         print(
             f"ecgray: {error.filename or 'a file'} must be readable and writable, got: {error.strerror}.",
@@ -338,13 +342,20 @@ def _lister(verb: str, rows: Callable[[], list[dict[str, Any]]]) -> Callable[[li
         if c.json:
             print(json.dumps(found, indent=2))
             return
+        table = Table(box=None, pad_edge=False)
+        for column in found[0]:
+            table.add_column(column, overflow="fold")
         for row in found:
-            rest = "  ".join(
-                f"{key} {value}" for key, value in row.items() if key != "name" and value not in (None, {})
-            )
-            print(f"{row['name']:<38}{rest}")
+            table.add_row(*(_words(value) for value in row.values()))
+        Console().print(table)
 
     return show
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{score} {mean:.3f} +- {sd:.3f}" for score, (mean, sd) in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _recipes() -> list[dict[str, Any]]:
