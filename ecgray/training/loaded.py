@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ecgray.errors import EcgrayError
 from ecgray.training.checkpoint import newest_checkpoint
-from ecgray.training.model_folder import DESCRIPTION, ModelDescription, read_model
+from ecgray.training.model_folder import DESCRIPTION, ModelDescription, read_json, read_model
 
 
 class LoadedModel(nn.Module):
@@ -97,12 +97,17 @@ def model_folder(run: Path, seed: int | None = None) -> Path:
     return folder
 
 
+def _validation_score(folder: Path) -> float:
+    score = read_json(folder / "complete").get("val_macro_f1")
+    return score if isinstance(score, (int, float)) else -1.0
+
+
 def _seed_folder(run: Path, seed: int | None) -> Path:
     done = {int(f.name.split("-")[1]): f for f in (run / "seeds").glob("seed-*") if (f / "complete").is_file()}
     if not done:
         raise EcgrayError(f"A finetuning run must hold a finished seed, got none in {run}; go on with --resume.")
     if seed is None:
-        return done[max(sorted(done), key=lambda number: _validation_score(done[number]))]
+        return max((done[number] for number in sorted(done)), key=_validation_score)
     if seed not in done:
         raise EcgrayError(f"The seed must be one of {', '.join(map(str, sorted(done)))}, got {seed}; give another.")
     return done[seed]

@@ -132,6 +132,8 @@ def _worker(settings: dict[str, Any]) -> None:
     """What runs on each worker."""
     import ray.train
 
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     context = ray.train.get_context()
     rank, size, verdict = context.get_world_rank(), context.get_world_size(), Path(settings["verdict"])
     if verdict.is_file():  # a worker of this start has met what a restart does not mend

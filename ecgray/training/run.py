@@ -29,7 +29,7 @@ from ecgray import __version__
 from ecgray.config import config_hash, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder, write_atomically
-from ecgray.training.checkpoint import newest_checkpoint, step_folder
+from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
 
@@ -150,7 +150,7 @@ def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
     Raises EcgrayError when another process holds it for longer than ``patience_s``.
     """
     deadline = time.monotonic() + patience_s
-    with open(path, "a") as file:
+    with open(path, "a+", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,6 +162,9 @@ def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
                         "wait for it or give another --out."
                     ) from None
                 time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")  # for people; what counts is the kernel's lock
+        file.flush()
         yield
 
 
@@ -192,13 +195,11 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 def _environment(
     run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str], workers: int
 ) -> dict[str, Any]:
-    newest = newest_checkpoint(run.checkpoints)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "workers": workers,
-        "checkpoint": newest.name if newest else None,
     }
     before = read_json(run.environment).get("starts", []) if run.environment.is_file() else []
     return describe_environment() | {
