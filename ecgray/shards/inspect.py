@@ -1,0 +1,51 @@
+"""What shard sets hold, as numbers."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ecgray.databases.record import BEATS, RHYTHMS
+from ecgray.errors import EcgrayError
+from ecgray.shards.archive import open_archive
+
+
+def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Counts over the shard sets ``paths``, as plain JSON values.
+
+    records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, mean_mv, sd_mv
+    (pooled over all samples and leads), refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
+    """
+    archive = open_archive(paths)
+    beats: Counter[str] = Counter()
+    rhythms: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    for manifest in archive.manifests:
+        beats.update(manifest.beats)
+        rhythms.update(manifest.rhythm_seconds)
+        labels.update(manifest.labels)
+    return {
+        "records": len(archive),
+        "patients": len(archive.patient_names),
+        "hours": sum(manifest.hours for manifest in archive.manifests),
+        "fs": archive.fs,
+        "leads": list(archive.leads),
+        "beats": {name: beats[name] for name in BEATS},
+        "rhythm_seconds": {name: float(rhythms[name]) for name in RHYTHMS},
+        "labels": dict(sorted(labels.items())),
+        "mean_mv": archive.mean_mv,
+        "sd_mv": archive.sd_mv,
+        "refused": [entry for path in archive.paths for entry in read_refused(Path(path))],
+    }
+
+
+def read_refused(path: Path) -> list[dict[str, str]]:
+    """Record and reason of each refused record of one shard set."""
+    try:
+        with (path / "refused.csv").open(newline="", encoding="utf-8") as file:
+            return [{"record": row["record"], "reason": row["reason"]} for row in csv.DictReader(file)]
+    except (OSError, KeyError, csv.Error) as error:
+        raise EcgrayError(f"'{path}/refused.csv' must be a table of record,reason ({error}); ingest again.") from error
