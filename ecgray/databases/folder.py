@@ -68,14 +68,15 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
     if not file.exists():
         return {}
     try:
-        rows = list(csv.DictReader(file.read_text("utf-8-sig").splitlines()))
-        columns = set(rows[0]) if rows else {"record", "label"}
+        first, *lines = file.read_text("utf-8-sig").splitlines() or [""]
+        columns = [column.strip() for column in first.split(",")]
+        rows = list(csv.DictReader(lines, columns))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EcgrayError(f"{file} must be a table of record,label, but cannot be read: {error}.") from None
-    if not {"record", "label"} <= columns:
+    if not {"record", "label"} <= set(columns):
         raise EcgrayError(
             f"{file} must have the columns record and label (and optionally patient) in its first row, got"
-            f" {', '.join(map(str, columns))}; add that row."
+            f" '{first}'; add that row."
         )
     bare = Counter(record.rsplit("/", 1)[-1] for record in ids)
     known = {record: record for record in ids}

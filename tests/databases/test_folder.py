@@ -1,0 +1,99 @@
+"""Any folder: ids, patients, labels.csv, leads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ecgray.databases import Folder, RecordRefused
+from ecgray.errors import EcgrayError
+
+Writer = Callable[..., Path]
+Wave = npt.NDArray[np.int64]
+
+
+@pytest.fixture
+def archive(tmp_path: Path, write_record: Writer, wave: Wave) -> Path:
+    write_record(tmp_path / "a" / "r1", wave, marks=[(5, "N", ""), (9, "+", "(AFIB\0"), (700, "A", "")])
+    write_record(tmp_path / "a" / "r2", wave)
+    write_record(tmp_path / "b" / "deep" / "r1", np.repeat(wave, 2, axis=1), leads=["I", "V1"])
+    write_record(tmp_path / "top", wave)
+    return tmp_path
+
+
+def found(root: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
+    return {reference.record: (reference.patient, reference.labels) for reference in Folder().find(root)}
+
+
+def test_ids_and_patients(archive: Path) -> None:
+    expected = {"a/r1": ("a", ()), "a/r2": ("a", ()), "b/deep/r1": ("b/deep", ()), "top": ("top", ())}
+    assert found(archive) == expected
+    assert list(found(archive / "a")) == ["r1", "r2"]
+    assert {patient for patient, _ in found(archive / "a").values()} == {"r1", "r2"}
+
+
+def test_records_in_one_subfolder_are_patients_of_their_own(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    for name in ("x", "y"):
+        write_record(tmp_path / "data" / name, wave)
+    assert found(tmp_path) == {"data/x": ("data/x", ()), "data/y": ("data/y", ())}
+
+
+def test_annotations_and_leads(archive: Path) -> None:
+    read = {reference.record: Folder().read(reference) for reference in Folder().find(archive)}
+    assert read["a/r1"].beats.tolist() == [5, 700]
+    assert read["a/r1"].rhythms.tolist() == [[9, 1000, 3]]
+    assert (read["a/r1"].annotated, read["a/r2"].annotated) == (True, False)
+    assert read["b/deep/r1"].leads == ("I", "V1")
+    single = Folder(lead="V1")
+    reference = next(reference for reference in single.find(archive) if reference.record == "b/deep/r1")
+    assert single.read(reference).leads == ("V1",)
+    with pytest.raises(RecordRefused, match="no lead V1; its leads are lead0"):
+        single.read(single.find(archive)[0])
+
+
+def test_signals_that_are_no_voltage_are_left_out(tmp_path: Path, wave: Wave) -> None:
+    np.repeat(wave, 2, axis=1).astype("<i2").tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text("r 2 250 1000\nr.dat 16 10/uV 16 0 0 0 0 ECG\nr.dat 16 10/mmHg 16 0 0 0 0 ABP\n")
+    record = Folder().read(Folder().find(tmp_path)[0])
+    assert (record.leads, record.gain.tolist()) == (("ECG",), [10_000])
+
+
+def test_labels_and_patients_from_the_table(archive: Path) -> None:
+    (archive / "labels.csv").write_text(
+        "\ufeffpatient, record,label\r\nP7,a/r1,AF;PVC \r\n,r2,\r\nP7,b/deep/r1,N\r\nP9,elsewhere,N\r\n".replace(
+            ", ", ","
+        )
+    )
+    assert found(archive) == {
+        "a/r1": ("P7", ("AF", "PVC")),
+        "a/r2": ("a", ()),
+        "b/deep/r1": ("P7", ("N",)),
+        "top": ("top", ()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a/r1,N\n", "columns record and label"),
+        ("record;label\na/r1;N\n", "columns record and label"),
+        ("record,label\na/r1,N\na/r1,A\n", "a/r1 stands again in line 3"),
+        ("record,label\nr2,N\na/r2,N\n", "a/r2 stands again in line 3"),
+        ("record,label\nx,N\n", "none of its 1 rows does"),
+        ("record,label\nr1,N\n", "none of its 1 rows does"),  # two records bear that name
+    ],
+)
+def test_a_bad_table_is_named(archive: Path, text: str, reason: str) -> None:
+    (archive / "labels.csv").write_text(text)
+    with pytest.raises(EcgrayError, match=reason) as error:
+        found(archive)
+    assert "\n" not in str(error.value)
+
+
+def test_links_to_folders_are_not_followed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (archive / "loop").symlink_to(archive)
+    assert len(found(archive)) == 4

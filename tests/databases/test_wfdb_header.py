@@ -1,0 +1,125 @@
+"""Headers: what real ones look like, against wfdb where it reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+
+from ecgray.databases.record import RecordRefused
+from ecgray.databases.wfdb_header import Header, read_header
+
+
+def header(folder: Path, text: str) -> Header:
+    (folder / "r.hea").write_bytes(text.encode())
+    return read_header(folder / "r")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "A00001 1 300 9000 05:05:15 1/05/2000 \r",
+        "A00001 1 300 9000 2014-05-08 05:05:15 \r",
+        "A00001 1 300 9000",
+        "A00001.mat 1 300/300(0) 9000   ",
+    ],
+)
+def test_both_date_forms_line_ends_and_blanks(tmp_path: Path, first: str) -> None:
+    got = header(tmp_path, f"# a comment\r\n\r\n{first}\nA00001.mat 16+24 1000/mV 16 0 -127 0 0 ECG \r\n#Age: 5\r\n")
+    line = got.signals[0]
+    assert (got.fs, got.samples, got.names, got.comments) == (300, 9000, ("ECG",), ("a comment", "Age: 5"))
+    assert (line.file, line.format, line.byte_offset, line.gain, line.baseline) == ("A00001.mat", "16", 24, 1000, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "gain", "baseline", "name"),
+    [
+        ("r.dat 16 74.36482269503546(0)/mV 16 0 -5 1667 0 ecg", 74.36482269503546, 0, "ecg"),
+        ("r.dat 212 200 11 1024 995 -22131 0 MLII", 200, 1024, "MLII"),
+        ("r.dat 16x1+24 1000.0(0)/mV 16 0 1 2 0 lead  II ", 1000, 0, "lead  II"),
+        ("r.dat 16 1e3(-7)/uV 16 5", 1e6, -7, "signal 0"),
+        ("r.dat 16 2/V", 0.002, 0, "signal 0"),
+        ("r.dat 16 0", 200, 0, "signal 0"),
+        ("r.dat 16", 200, 0, "signal 0"),
+    ],
+)
+def test_signal_lines(tmp_path: Path, line: str, gain: float, baseline: int, name: str) -> None:
+    got = header(tmp_path, f"r 1 250 100\n{line}\n").signals[0]
+    assert (got.baseline, got.name) == (baseline, name)
+    assert got.gain == pytest.approx(gain)
+
+
+def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
+    got = header(tmp_path, "r 1\nr.dat 16\n")
+    assert (got.fs, got.samples) == (250, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("# only a comment\n", "empty"),
+        ("r 0 250 100\n", "no signal"),
+        ("r 2 250 100\n", "no signal"),
+        ("r 99999999 250 100\nr.dat 16\n", "announces 99999999"),
+        ("r\n", "first line is unreadable"),
+        ("r one 250 100\nr.dat 16\n", "first line is unreadable"),
+        (f"r {'9' * 5000} 250 100\nr.dat 16\n", "first line is unreadable"),
+        ("r/3 1 250 100\nr_1 50\n", "multi-segment"),
+        ("r 1 0 100\nr.dat 16\n", "sampling rate"),
+        ("r 1 -250 100\nr.dat 16\n", "sampling rate"),
+        ("r 1 nan 100\nr.dat 16\n", "sampling rate"),
+        ("r 1 1e400 100\nr.dat 16\n", "sampling rate"),
+        ("r 1 250 0\nr.dat 16\n", "empty"),
+        ("r 1 250 -4\nr.dat 16\n", "empty"),
+        ("r 1 250 99999999999999\nr.dat 16\n", "limit"),
+        ("r 1 250 100\nr.dat sixteen\n", "signal 0 is unreadable"),
+        ("r 1 250 100\nr.dat\n", "signal 0 is unreadable"),
+        ("r 1 250 100\nr.dat 16 nan\n", "signal 0 is unreadable"),
+        ("r 1 250 100\nr.dat 16 200 12 zero\n", "signal 0 is unreadable"),
+        ("r 1 250 100\nr.dat 16 1e-30/mV\n", "gain of signal 0 is absurd"),
+        ("r 1 250 100\nr.dat 16 1e300/mV\n", "gain of signal 0 is absurd"),
+        ("r 1 250 100\nr.dat 16 200(99999999999)/mV\n", "baseline of signal 0 is absurd"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(RecordRefused, match=reason):
+        header(tmp_path, text)
+
+
+def test_a_missing_header_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordRefused, match="missing"):
+        read_header(tmp_path / "r")
+
+
+def compare(path: Path) -> None:
+    ours, theirs = read_header(path), wfdb.rdheader(str(path))
+    assert (ours.fs, ours.samples, list(ours.names)) == (theirs.fs, theirs.sig_len, theirs.sig_name)
+    np.testing.assert_allclose([line.gain for line in ours.signals], theirs.adc_gain)
+    assert [line.baseline for line in ours.signals] == theirs.baseline
+    assert [line.format for line in ours.signals] == theirs.fmt
+    assert [line.byte_offset for line in ours.signals] == [offset or 0 for offset in theirs.byte_offset]
+
+
+def test_excerpts_as_wfdb_reads_them(mitdb_excerpts: Path, cinc2017_excerpts: Path) -> None:
+    for file in [*mitdb_excerpts.glob("*.hea"), *cinc2017_excerpts.rglob("*.hea")]:
+        compare(file.with_suffix(""))
+
+
+def test_real_headers_as_wfdb_reads_them(real_data: Path) -> None:
+    files = [*real_data.glob("mitdb/*.hea"), *real_data.rglob("icentia11k/**/*.hea")]
+    for file in [*files, *sorted(real_data.glob("cinc2017/training2017/*.hea"))[::200]]:
+        compare(file.with_suffix(""))
+
+
+def test_copies_with_iso_dates_say_the_same(real_data: Path) -> None:
+    files = sorted(real_data.glob("cinc2017/iso_date_headers/*.hea"))
+    assert len(files) == 12
+    for file in files:
+        with pytest.raises(ValueError):
+            wfdb.rdheader(str(file.with_suffix("")))
+        other = real_data / "cinc2017" / "training2017" / file.name
+        if other.exists():
+            assert read_header(file.with_suffix("")) == read_header(other.with_suffix(""))
