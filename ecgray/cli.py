@@ -344,10 +344,10 @@ def _lister(verb: str, rows: Callable[[], list[dict[str, Any]]]) -> Callable[[li
             return
         table = Table(box=None, pad_edge=False)
         for column in found[0]:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, no_wrap=column == "name", overflow="fold")
         for row in found:
             table.add_row(*(_words(value) for value in row.values()))
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
     return show
 
