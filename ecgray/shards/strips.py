@@ -59,7 +59,9 @@ def _examples(archive: Archive) -> Iterator[Strip]:
             records.setdefault(label, []).append(record)
     for label in sorted(records):
         found_in = records[label]
-        yield Strip(title=f"label: {label}", record=found_in[len(found_in) // 2], start=0)
+        record = found_in[len(found_in) // 2]
+        middle = int(archive.samples[record] // 2)
+        yield Strip(title=f"label: {label}", record=record, start=_around(archive, record, middle))
 
 
 def _around(archive: Archive, record: int, sample: int) -> int:
@@ -73,22 +75,21 @@ def draw_strip(archive: Archive, strip: Strip) -> str:
     end = min(start + int(SECONDS * archive.fs), int(archive.samples[record]))
     signal = archive.cut([record], [start], end - start)[0]
     mv = (signal - archive.baseline[record][:, None]) / archive.gain[record][:, None]
-    low, high = _range(mv)
-    height = (high - low) * _MV
-    bottom = _TOP + height * len(mv)
+    ranges = [_range(values) for values in mv]
+    bottom = _TOP + sum(high - low for low, high in ranges) * _MV
     width = SECONDS * _SECOND
     parts = [f'<svg viewBox="0 0 {width:.0f} {bottom + _BAND + 14:.0f}" role="img" aria-label="{escape(strip.title)}">']
     parts += _paper(width, _TOP, bottom)
     times = np.arange(end - start) / archive.fs * _SECOND
-    for lead, values in enumerate(mv):
-        zero = _TOP + height * lead + high * _MV
+    top = _TOP
+    for name, values, (low, high) in zip(_lead_names(archive, record), mv, ranges, strict=True):
+        zero = top + high * _MV
         points = " ".join(
             f"{x:.1f},{y:.1f}" for x, y in zip(times, zero - np.clip(values, low, high) * _MV, strict=True)
         )
         parts.append(f'<polyline points="{points}" class="trace"/>')
-        parts.append(
-            f'<text x="4" y="{_TOP + height * lead + 14:.0f}" class="lead">{escape(archive.leads[lead])}</text>'
-        )
+        parts.append(f'<text x="4" y="{top + 14:.0f}" class="lead">{escape(name)}</text>')
+        top += (high - low) * _MV
     parts += _beats(archive, record, start, end, bottom)
     parts += _rhythms(archive, record, start, end, bottom)
     first = start / archive.fs
@@ -99,11 +100,18 @@ def draw_strip(archive: Archive, strip: Strip) -> str:
     return "".join([*parts, "</svg>"])
 
 
+def _lead_names(archive: Archive, record: int) -> tuple[str, ...]:
+    """Names in the record's own set; sets of one archive may name their leads differently."""
+    ends = np.cumsum([manifest.records for manifest in archive.manifests])
+    return archive.manifests[int(np.searchsorted(ends, record, side="right"))].leads
+
+
 def _range(mv: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Lowest and highest mV shown, in halves; at least -0.5 to 1, and artefacts beyond 4 mV around the median cut."""
+    """Lowest and highest mV shown of a lead, in halves; at least 1.5 mV, artefacts beyond 4 mV off the median cut."""
     middle = float(np.median(mv))
     low, high = max(float(mv.min()), middle - 4), min(float(mv.max()), middle + 4)
-    return min(np.floor(low * 2) / 2, -0.5), max(np.ceil(high * 2) / 2, 1.0)
+    low, high = float(np.floor(low * 2) / 2), float(np.ceil(high * 2) / 2)
+    return low, max(high, low + 1.5)
 
 
 def _paper(width: float, top: float, bottom: float) -> list[str]:
