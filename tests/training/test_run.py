@@ -1,0 +1,122 @@
+"""The run folder: what it refuses, what it keeps, and a lock that dies with its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ecgray.errors import EcgrayError
+from ecgray.training.config import OptimiserConfig, PretrainConfig
+from ecgray.training.run import RunFolder, locked, open_run, read_config, run_hash
+
+MakeConfig = Callable[..., PretrainConfig]
+
+
+def opened(out: Path, config: PretrainConfig, *, resume: bool = False, hashes: tuple[str, ...] = ("abc",)) -> RunFolder:
+    with open_run(out, config, hashes, resume=resume, workers=0) as run:
+        return run
+
+
+def test_config_and_environment_are_written(tmp_path: Path, make_config: MakeConfig) -> None:
+    run = opened(tmp_path / "run", make_config())
+    assert read_config(run.path) == make_config()
+    environment = json.loads(run.environment.read_text())
+    assert environment["manifest_hashes"] == ["abc"]
+    assert environment["config_hash"] == run_hash(make_config(), ["abc"])
+    assert {"torch", "ray", "python", "ecgray"} <= environment["versions"].keys()
+    assert len(environment["starts"]) == 1
+    opened(run.path, make_config(), resume=True)
+    assert len(json.loads(run.environment.read_text())["starts"]) == 2
+
+
+def test_the_hash_names_what_is_computed(make_config: MakeConfig) -> None:
+    config = make_config()
+    moved = replace(config, data=replace(config.data, shards=("/elsewhere",)))
+    seeded = replace(config, training=replace(config.training, seed=1))
+    assert run_hash(config, ["a"]) == run_hash(moved, ["a"])
+    assert len({run_hash(config, ["a"]), run_hash(config, ["b"]), run_hash(seeded, ["a"])}) == 3
+
+
+def test_an_existing_run_is_refused_without_resume(tmp_path: Path, make_config: MakeConfig) -> None:
+    opened(tmp_path / "run", make_config())
+    with pytest.raises(EcgrayError, match="--resume"):
+        opened(tmp_path / "run", make_config())
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
+    (tmp_path / "thesis.txt").write_text("")
+    for resume in (False, True):
+        with pytest.raises(EcgrayError, match="other files"):
+            opened(tmp_path, make_config(), resume=resume)
+    with pytest.raises(EcgrayError, match="must be a folder"):
+        opened(tmp_path / "thesis.txt", make_config())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_changed_config_is_refused_and_named(tmp_path: Path, make_config: MakeConfig) -> None:
+    run = opened(tmp_path / "run", make_config())
+    changed = replace(make_config(), optimiser=OptimiserConfig(learning_rate=0.5, clip_norm=1.0))
+    with pytest.raises(EcgrayError) as refusal:
+        opened(run.path, changed, resume=True)
+    assert "optimiser.learning_rate (0.001 -> 0.5)" in str(refusal.value)
+    assert "optimiser.clip_norm" in str(refusal.value)
+    with pytest.raises(EcgrayError, match=r"data\.shards"):
+        opened(run.path, make_config(), resume=True, hashes=("other",))
+    opened(run.path, make_config(steps=99), resume=True)
+    assert read_config(run.path).training.steps == 99
+
+
+def test_a_misspelt_field_is_named_with_its_neighbour(tmp_path: Path, make_config: MakeConfig) -> None:
+    run = opened(tmp_path / "run", make_config())
+    values = json.loads(run.config.read_text())
+    values["training"]["batch_sise"] = values["training"].pop("batch_size")
+    run.config.write_text(json.dumps(values))
+    with pytest.raises(EcgrayError, match=r"batch_sise.*batch_size"):
+        read_config(run.path)
+
+
+def test_two_processes_cannot_use_one_run_and_the_lock_dies_with_its_owner(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from ecgray.training.run import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    lock = tmp_path / "lock"
+    owner = subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None and owner.stdout.readline() == "held\n"
+        with pytest.raises(EcgrayError, match="another one is using"), locked(lock):
+            pass
+        os.kill(owner.pid, signal.SIGKILL)
+        with locked(lock, patience_s=10):
+            assert lock.read_text() == f"{os.getpid()}\n"
+    finally:
+        owner.kill()
+        owner.wait()
+
+
+def test_metrics_are_rewound_to_the_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        run.add_metrics({"kind": "train", "step": step})
+    with open(run.metrics, "a") as file:
+        file.write('{"kind": "tra')
+    run.rewind_metrics(2)
+    assert [line["step"] for line in run.read_metrics()] == [1, 2]
+
+
+def test_best_leads_to_a_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for step in (5, 10):
+        (run.checkpoints / f"step-{step:06d}").mkdir(parents=True)
+        run.point_best(step)
+        assert run.best.resolve() == run.checkpoints / f"step-{step:06d}"
+    run.point_best(None)
+    assert not run.best.exists()
