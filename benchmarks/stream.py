@@ -2,11 +2,11 @@
 
     python benchmarks/stream.py [--gb 1] [--repeats 5] [--settings 2048,future] [--out benchmarks/results]
 
-Every method of a setting is measured in turn, ``repeats`` times over, in the same run; the table gives medians and the
-range, and ratios to the median of the loop in the same process (the driver, or a Ray Train worker). All methods deliver
-the same visits of the same plan: int16 frames with targets, in batches of 256; the consumer reads one word of each page.
-The loop is ``out[i] = signal[s:s+F]`` from the memory map into one block that is used again and again, plus the same
-targets in one call per block. The loader's targets are made beforehand and cost it nothing.
+Every method of a setting is measured in turn, ``repeats`` times over, in the same run; the table gives medians and
+the range, and ratios to the median of the loop in the same process (the driver, or a Ray Train worker). All methods
+deliver the same visits of the same plan: int16 frames with targets, in batches of 256; the consumer reads one word per
+page. The loop is ``out[i] = signal[s:s+F]`` from the memory map into one block that is used again and again, plus the
+same targets in one call per block. The loader's targets are made beforehand and cost it nothing.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Setting:
 
 
 SETTINGS = {
-    "512": Setting("512", 512, 1, False, 2 << 20, 32 * BATCH),
-    "2048": Setting("2048", 2048, 1, False, 1 << 20, 32 * BATCH),
-    "4096": Setting("4096", 4096, 1, False, 1 << 19, 32 * BATCH),
+    "512": Setting("512", 512, 1, False, 2 << 20, 128 * BATCH),
+    "2048": Setting("2048", 2048, 1, False, 1 << 20, 128 * BATCH),
+    "4096": Setting("4096", 4096, 1, False, 1 << 19, 64 * BATCH),
     "future": Setting("future 25 x 512", 512, 1, True, 1 << 17, 16 * BATCH),
     "12x5000": Setting("12 x 5000", 5000, 12, False, 1 << 15, 8 * BATCH),
 }
@@ -75,7 +75,8 @@ def write_walks(out: Path, *, leads: int, megabytes: float, samples: int, fs: fl
                 beats=beats,
                 beat_classes=draw.choice(len(BEATS), len(beats), p=[0.02, 0.9, 0.04, 0.01, 0.03]).astype(np.uint8),
                 rhythms=np.stack(
-                    [zones, np.minimum(zones + int(15 * fs), samples), draw.integers(2, len(RHYTHMS), len(zones))], axis=1
+                    [zones, np.minimum(zones + int(15 * fs), samples), draw.integers(2, len(RHYTHMS), len(zones))],
+                    axis=1,
                 ),
                 annotated=True,
             )
@@ -111,10 +112,11 @@ class Bench:
             n = len(record)
             where = list(zip(archive.shard[record].tolist(), (archive.offset[record] + start).tolist(), strict=True))
             maps = self.maps
+            if out is None:
+                out = np.empty((n, self.setting.leads, (25 if self.setting.future else 1) * size), np.int16)
             if self.setting.future:
-                target = self._future(stretch, where, out := np.empty((n, 1, 25 * size), np.int16) if out is None else out)
+                target = self._future(stretch, where, out)
             else:
-                out = np.empty((n, self.setting.leads, size), np.int16) if out is None else out
                 if self.setting.leads == 1:
                     flat = out[:, 0]
                     for i, (shard, s) in enumerate(where):
@@ -151,7 +153,12 @@ class Bench:
         from ecgray.sampling.stream import open_stream
 
         stream = open_stream(
-            self.archive, self.plan, self.task, backend=backend, first_step=0, last_step=self.steps  # type: ignore[arg-type]
+            self.archive,
+            self.plan,
+            self.task,
+            backend=backend,
+            first_step=0,
+            last_step=self.steps,  # type: ignore[arg-type]
         )
         for batch in stream:
             yield batch.signal, batch.target
@@ -207,7 +214,9 @@ def measure(batches: Iterator[tuple[Any, Any]], copy: bool) -> dict[str, float]:
     return {"whole": frames / whole, "sustained": (frames - first_frames) / (whole - first), "first_s": first}
 
 
-def compare(setting: Setting, shards: str, repeats: int, methods: list[str], copy: bool) -> dict[str, list[dict[str, float]]]:
+def compare(
+    setting: Setting, shards: str, repeats: int, methods: list[str], copy: bool
+) -> dict[str, list[dict[str, float]]]:
     """Every method in turn, ``repeats`` times over; the first round of each warms caches and is left out."""
     bench = Bench(setting, shards)
     make: dict[str, Callable[[], Iterator[tuple[Any, Any]]]] = {
@@ -228,8 +237,9 @@ def compare(setting: Setting, shards: str, repeats: int, methods: list[str], cop
 
 def in_worker(config: dict[str, Any]) -> dict[str, Any]:
     """The loop of a Ray Train worker: the same comparison from inside."""
+    methods = ["loop", "local", "ray"]
     return {
-        name: compare(SETTINGS[name], config["shards"][name], config["repeats"], ["loop", "local", "ray"], config["copy"])
+        name: compare(SETTINGS[name], config["shards"][name], config["repeats"], methods, config["copy"])
         for name in config["settings"]
     }
 
@@ -275,7 +285,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="Frames per second, delivered with targets (median; range of the sustained rate)")
-    columns = ("where", "frames", "method", "whole run", "sustained", "range", "of loop: whole", "sustained", "first batch")
+    columns = ["where", "frames", "method", "whole run", "sustained", "range", "of loop: whole", "sustained"]
+    columns.append("first batch")
     for name in columns:
         table.add_column(name, justify="left" if name in columns[:3] else "right")
     for row in rows:
@@ -328,7 +339,8 @@ def run(arguments: argparse.Namespace, names: list[str], methods: list[str], fol
         ray.init(num_cpus=2, log_to_driver=False)
     rows = []
     for name in names:
-        rows += rows_of("driver", SETTINGS[name].name, compare(SETTINGS[name], shards[name], arguments.repeats, methods, arguments.copy))
+        runs = compare(SETTINGS[name], shards[name], arguments.repeats, methods, arguments.copy)
+        rows += rows_of("driver", SETTINGS[name].name, runs)
         print(json.dumps(rows[-len(methods) :]), flush=True)
     if "ray" in methods:
         if arguments.worker_cpus:

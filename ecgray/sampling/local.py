@@ -21,8 +21,8 @@ def stream_local(
 ) -> Iterator[Batch]:
     """One Batch per step; see ``ecgray.sampling.stream.open_stream``.
 
-    Cutting releases the GIL, so two threads cut side by side and beside the consumer. An exception in a thread is raised
-    here, at the step it belongs to; closing the iterator ends the threads.
+    Cutting releases the GIL, so two threads cut side by side and beside the consumer. An exception in a thread is
+    raised here, at the step it belongs to; closing the iterator ends the threads.
     """
     rows = len(lanes) * plan.lane_batch
     steps = steps_per_block(archive, plan, task, lanes, BLOCK_BYTES)

@@ -118,7 +118,10 @@ class Plan:
         return max(1, len(self.train_patients) * self.sampling.frames_per_patient // self.global_batch)
 
     def lanes_of(self, rank: int, world: int) -> tuple[int, ...]:
-        """The lanes that worker ``rank`` of ``world`` hosts. Raises EcgrayError when there are more workers than lanes."""
+        """The lanes that worker ``rank`` of ``world`` hosts.
+
+        Raises EcgrayError when there are more workers than lanes.
+        """
         if world > self.sampling.lanes:
             raise EcgrayError(
                 f"A run must have at most as many workers as lanes, got {world} workers and "
@@ -127,7 +130,7 @@ class Plan:
         return tuple(range(rank, self.sampling.lanes, world))
 
     def frames(self, first_step: int, last_step: int, lanes: Sequence[int]) -> Frames:
-        """(record, start), each (n,): frames of steps [first_step, last_step) on ``lanes``, in the order of consumption.
+        """(record, start), each (n,): frames of steps [first_step, last_step) on ``lanes``, as they are consumed.
 
         The order is step, then lane in the order given, then position; n = steps * len(lanes) * lane_batch.
         """
@@ -146,13 +149,13 @@ class Plan:
         return record, start, place
 
     def validation(self) -> Frames:
-        """(record, start), each (n,): the fixed validation frames, ``val_frames_per_patient`` of every held-out patient."""
+        """(record, start), each (n,): the fixed validation frames, equally many of every held-out patient."""
         draw = generator(self.sampling.seed, Draw.VALIDATION)
         record, start = self._starts.draw(self.val_patients, self.sampling.val_frames_per_patient, draw)
         return record.ravel(), start.ravel()
 
     def validation_negatives(self) -> Negatives:
-        """As ``negatives``, for the frames of ``validation``; groups of about ``pool_patients`` patients are the pools."""
+        """As ``negatives``, for the frames of ``validation``; its pools are groups of about ``pool_patients``."""
         record, _ = self.validation()
         groups = np.array_split(self.val_patients, -(-len(self.val_patients) // self.sampling.pool_patients))
         parts, done = [], 0
@@ -260,11 +263,12 @@ def make_plan(archive: RecordsTable, sampling: SamplingConfig, task: SampledTask
     usable = np.zeros(len(archive.samples), bool)
     usable[starts.record] = True
     train, val = split_patients(archive, sampling.val_fraction, sampling.seed, usable)
+    negative_starts = StartTable(archive.patient, archive.samples, 0, sampling.frame_size) if task.negatives else None
     plan = Plan(
         sampling=sampling,
         global_batch=global_batch,
         starts=starts,
-        negative_starts=StartTable(archive.patient, archive.samples, 0, sampling.frame_size) if task.negatives else None,
+        negative_starts=negative_starts,
         train_patients=train,
         val_patients=val,
         negatives=task.negatives,

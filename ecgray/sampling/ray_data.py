@@ -50,14 +50,12 @@ def check_cpus() -> None:
     from ray.util import placement_group_table
 
     total = ray.cluster_resources().get("CPU", 0.0)
-    groups = placement_group_table().values()
-    reserved = sum(
-        bundle.get("CPU", 0.0) for group in groups if group["state"] == "CREATED" for bundle in group["bundles"].values()
-    )
+    groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
+    reserved = sum(bundle.get("CPU", 0.0) for group in groups for bundle in group["bundles"].values())
     if total - reserved < TASK_CPUS:
         raise EcgrayError(
-            f"Ray Data needs {TASK_CPUS:g} CPU beside the training workers, got {total - reserved:g} of {total:g} left; "
-            "give the workers fewer CPUs, add a node, or take the local stream."
+            f"Ray Data needs {TASK_CPUS:g} CPU beside the training workers, got {total - reserved:g} of "
+            f"{total:g} left; give the workers fewer CPUs, add a node, or take the local stream."
         )
 
 
@@ -70,6 +68,7 @@ def _blocks(
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.print_on_execution_start = False
     # Below what a task yields and above two thirds of it: each yield is one block, neither joined to the next nor cut.
     context.target_max_block_size = int(0.9 * _block_bytes(archive, plan, task, lanes, steps))
     steps_per_task = steps * BLOCKS_PER_TASK
@@ -78,7 +77,7 @@ def _blocks(
         tasks = -(-(last - first) // steps_per_task)
         with ray.data.DataContext.current(context):
             blocks = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
-                _cutter(source, first, last, lanes, steps),
+                _cutter(source, first, last, lanes, steps, steps_per_task),
                 batch_size=1,
                 batch_format="numpy",
                 zero_copy_batch=True,
@@ -93,15 +92,17 @@ def _block_bytes(archive: Archive, plan: Plan, task: Any, lanes: Sequence[int], 
     return steps * (1 << 40) // steps_per_block(archive, plan, task, lanes, 1 << 40)
 
 
-def _cutter(source: Any, first: int, last: int, lanes: tuple[int, ...], steps: int) -> Callable[[Columns], Iterator[Columns]]:
+def _cutter(
+    source: Any, first: int, last: int, lanes: tuple[int, ...], steps: int, steps_per_task: int
+) -> Callable[[Columns], Iterator[Columns]]:
     """What a Ray Data task runs: its stretch of steps, block by block."""
 
     def cut(batch: Columns) -> Iterator[Columns]:
         archive, plan, task = _fetch(source)
         rows = len(lanes) * plan.lane_batch
         for number in batch["id"].tolist():
-            begin = first + number * steps * BLOCKS_PER_TASK
-            for step in range(begin, min(begin + steps * BLOCKS_PER_TASK, last), steps):
+            begin = first + number * steps_per_task
+            for step in range(begin, min(begin + steps_per_task, last), steps):
                 block = cut_block(archive, plan, task, step, min(step + steps, last), lanes)
                 columns = {
                     "position": step * rows + np.arange(len(block)),

@@ -54,8 +54,9 @@ def split_patients(
 
     ``round(val_fraction * patients)`` patients are held out (papers.md W8), drawn in even steps through the patients
     sorted by the rarest class that they have. Where this leaves a side without a class that two patients have,
-    patients that cover both sides are chosen first (which may hold out a few more) and the rest is drawn as before. Only
-    where no division at all covers every class on both sides (three patients that pairwise share one) some are missing.
+    patients that cover both sides are chosen first (which may hold out a few more) and the rest is drawn as before.
+    Only where no division at all covers every class on both sides (three patients that pairwise share one), some are
+    missing.
     ``usable`` (records,): records that count, all by default.
 
     Raises EcgrayError when a side would be empty.

@@ -15,7 +15,9 @@ class StartTable:
     n - before - after + 1 starts; shorter records have none and are left out.
     """
 
-    def __init__(self, patient: npt.NDArray[np.integer], samples: npt.NDArray[np.integer], before: int, after: int) -> None:
+    def __init__(
+        self, patient: npt.NDArray[np.integer], samples: npt.NDArray[np.integer], before: int, after: int
+    ) -> None:
         room = np.maximum(np.asarray(samples, np.int64) - (before + after) + 1, 0)
         long_enough = np.flatnonzero(room)
         #: (m,) records with room for a frame, sorted by patient, then by number.

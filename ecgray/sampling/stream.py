@@ -136,7 +136,7 @@ def cut_frames(
 
 
 def _slots(task: Any, frame_size: int, record: Ints, start: Ints, negatives: Negatives) -> Frames:
-    """(record, start), each (n, context + 1 + negatives): context frames, then candidates, the positive at its place."""
+    """(record, start), each (n, context + 1 + negatives): context frames, then candidates with the positive placed."""
     negative_record, negative_start, place = negatives
     n, count = negative_record.shape
     context = task.context

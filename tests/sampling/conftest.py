@@ -13,12 +13,12 @@ class FakeArchive:
 
     fs = 250.0
 
-    def __init__(self, patient, samples, beat_counts=None, rhythm_samples=None, labels=None, leads=("i",)):
+    def __init__(self, patient, samples, beat_totals=None, rhythm_samples=None, labels=None, leads=("i",)):
         self.patient = np.asarray(patient, np.int32)
         self.samples = np.asarray(samples, np.int64)
         n = len(self.patient)
         self.leads = tuple(leads)
-        self.beat_totals = np.zeros((n, 5), np.int64) if beat_counts is None else np.asarray(beat_counts)
+        self.beat_totals = np.zeros((n, 5), np.int64) if beat_totals is None else np.asarray(beat_totals)
         self.rhythm_samples = np.zeros((n, 6), np.int64) if rhythm_samples is None else np.asarray(rhythm_samples)
         self.labels = [()] * n if labels is None else labels
 
@@ -63,7 +63,7 @@ class FakeFuture:
         return start + (self.context + self.offset) * frame_size
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def archive() -> FakeArchive:
     """40 patients with 1 to 4 records each, of 300 to 4,000 samples."""
     draw = np.random.default_rng(0)
@@ -72,22 +72,22 @@ def archive() -> FakeArchive:
     return FakeArchive(patient, draw.integers(300, 4000, len(patient)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_archive() -> type[FakeArchive]:
     return FakeArchive
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def beat() -> FakeBeat:
     return FakeBeat()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wide_beat() -> FakeBeat:
     """A task that needs 40 samples around each frame."""
     return FakeBeat(before=20, extra=20)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def future() -> FakeFuture:
     return FakeFuture()
