@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -80,14 +81,9 @@ def plot_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataFr
         _strip(axis, archive, task, int(record[row]), int(start[row]), frame_size)
         axis.set_title(f"{name} from sample {start[row]}: {label or 'dropped'}", loc="left", fontsize=10)
     axes[-1].set_xlabel("seconds from the record's start")
-    beats = [
-        Line2D([], [], color=colour, marker="v", linestyle="", label=f"{name} beat")
-        for name, colour in BEAT_COLOURS.items()
-    ]
-    rhythms = [Patch(color=colour, label=f"{name} rhythm") for name, colour in RHYTHM_COLOURS.items()]
     left_out = "" if shown == len(frames) else f"; the first {shown} of {len(frames)} frames"
     figure.suptitle(f"{task.name}: frames of {frame_size} samples at {archive.fs:g} Hz{left_out}", fontsize=11)
-    figure.legend(handles=beats + rhythms, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=len(RHYTHMS), fontsize=8, frameon=False)
     try:
         figure.savefig(file, dpi=100, format="png")
     except OSError as problem:
@@ -125,6 +121,17 @@ def _located(archive: Archive, frame_size: int, frames: pd.DataFrame) -> tuple[I
             f"'{frames['record'].iloc[row]}', which has {archive.samples[record[row]]}; choose another start."
         )
     return record, start
+
+
+def _legend() -> list[Artist]:
+    """A row of beats above a row of rhythms; a legend is filled column by column."""
+    beats = [
+        Line2D([], [], color=colour, marker="v", linestyle="", label=f"{name} beat")
+        for name, colour in BEAT_COLOURS.items()
+    ]
+    beats += [Line2D([], [], linestyle="", label=" ")] * (len(RHYTHMS) - len(BEATS))
+    rhythms = [Patch(color=colour, label=f"{name} rhythm") for name, colour in RHYTHM_COLOURS.items()]
+    return [handle for column in zip(beats, rhythms, strict=True) for handle in column]
 
 
 def _strip(axis: Axes, archive: Archive, task: Task, record: int, start: int, frame_size: int) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ecgray.errors import EcgrayError
-from ecgray.models import FuturePredictor, ResNet
+from ecgray.models import Classifier, FuturePredictor, ResNet
 from ecgray.models.attention_pooling import AttentionPooling, sinusoidal_positions
+from ecgray.models.transfer import freeze_blocks
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +132,14 @@ def test_every_parameter_of_the_predictor_learns_also_under_bfloat16() -> None:
         # A bias of the keys moves all logits of a query alike, which the softmax does not see.
         if not key.endswith("key.bias"):
             assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("order", ["v2", "v1"])
+def test_networks_compile_without_a_break(order: str) -> None:
+    config, x = ResNet(width=4, order=order), torch.randn(2, 1, 5 * 64)
+    for network in (Classifier(config.encoder(1), 3), FuturePredictor(config.encoder(1), 3, 64)):
+        freeze_blocks(network.encoder, 2)
+        compiled = torch.compile(network.eval(), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), network(x))
+        compiled.train()
+        assert not network.encoder.stages[0][0].norms[0].training and network.encoder.stages[3][1].norms[0].training
