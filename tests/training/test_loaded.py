@@ -1,0 +1,113 @@
+"""Loading runs: preprocessing inside, the right network of several, bad folders refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ecgray
+from ecgray.errors import EcgrayError
+from ecgray.models import ResNet
+from ecgray.training.config import PretrainConfig
+from ecgray.training.loaded import prepare
+from ecgray.training.model_folder import ModelDescription, build_network, read_model, save_model
+from ecgray.training.pretraining import pretrain
+
+DESCRIPTION = ModelDescription(
+    model=ResNet(width=8), classes=("a", "b"), leads=("I", "II"), fs=250.0, mean_mv=0.1, sd_mv=0.5
+)
+
+
+def saved(folder: Path, description: ModelDescription = DESCRIPTION, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    network = build_network(description.model, len(description.leads), len(description.classes), None, None)
+    save_model(folder, network, description)
+    return network.eval()
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    description = replace(DESCRIPTION, length_samples=900, padding="before", config_hash="x", manifest_hashes=("y",))
+    network = saved(tmp_path, description)
+    again, its_description = read_model(tmp_path)
+    assert its_description == description
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert json.loads((tmp_path / "model.json").read_text())["standardisation"] == {"mean_mv": 0.1, "sd_mv": 0.5}
+
+
+@pytest.mark.parametrize("padding", ["before", "after"])
+@pytest.mark.parametrize("samples", [7, 10, 13])
+def test_recordings_are_standardised_then_brought_to_length(padding: str, samples: int) -> None:
+    description = replace(DESCRIPTION, length_samples=10, padding=padding)  # type: ignore[arg-type]
+    signal = torch.randn(1, 2, samples)
+    got = prepare(signal, description).numpy()
+    assert got.shape == (1, 2, 10)
+    for lead in range(2):
+        values = [(float(value) - 0.1) / 0.5 for value in signal[0, lead]]
+        if padding == "before":
+            expected = ([0.0] * 10 + values)[-10:]
+        else:
+            expected = (values + [0.0] * 10)[:10]
+        np.testing.assert_allclose(got[0, lead], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pretraining_run_loads_its_best_checkpoint(make_config: Callable[..., PretrainConfig], tmp_path: Path) -> None:
+    run = pretrain(make_config(steps=3), tmp_path / "run", show_progress=False)
+    model = ecgray.load(run)
+    assert model.folder == (run / "best").resolve()
+    assert model.classes == make_config().task.classes
+    assert model.fs == 250 and not model.training and model.preprocessing["sd_mv"] > 0
+    with torch.no_grad():
+        assert model(torch.randn(2, len(model.leads), 512)).shape == (2, 5)
+    with pytest.raises(EcgrayError, match=r"\(batch, 1, samples\)"):
+        model(torch.randn(2, 3, 512))
+    with pytest.raises(EcgrayError, match="seed 1"):
+        ecgray.load(run, seed=1)
+
+
+def test_future_prediction_gives_features(make_config: Callable[..., PretrainConfig], tmp_path: Path) -> None:
+    model = ecgray.load(pretrain(make_config("future", steps=2), tmp_path / "run", show_progress=False))
+    assert model.classes == ()
+    with torch.no_grad():
+        assert model(torch.randn(2, 1, 300)).shape == (2, 64)
+
+
+def test_a_finetuning_run_loads_its_best_seed_or_the_one_asked_for(tmp_path: Path) -> None:
+    for seed, score in enumerate((0.2, 0.7, 0.5, 0.9)):
+        folder = tmp_path / "seeds" / f"seed-{seed:02d}"
+        saved(folder, seed=seed)
+        if seed < 3:  # the last one has not finished
+            (folder / "complete").write_text(json.dumps({"val_macro_f1": score}))
+    assert ecgray.load(tmp_path).folder.name == "seed-01"
+    assert ecgray.load(tmp_path, seed=2).folder.name == "seed-02"
+    with pytest.raises(EcgrayError, match="one of 0, 1, 2, got 3"):
+        ecgray.load(tmp_path, seed=3)
+
+
+def test_bad_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EcgrayError, match="not there"):
+        ecgray.load(tmp_path / "nothing")
+    with pytest.raises(EcgrayError, match="finished checkpoint"):
+        ecgray.load(tmp_path)
+    saved(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(EcgrayError, match="whole safetensors"):
+        ecgray.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(EcgrayError, match="whole safetensors"):
+        ecgray.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    values = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(values | {"model": {**values["model"], "width": 16}}))
+    with pytest.raises(EcgrayError, match="another one"):
+        ecgray.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(values | {"clases": []}))
+    with pytest.raises(EcgrayError, match="classes"):
+        ecgray.load(tmp_path)
