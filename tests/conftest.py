@@ -20,16 +20,7 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shard set of 12 random patients at 250 Hz, three records of 60 to 90 s each, in several shards."""
-    from ecgray.shards.writer import write_shard_set
-
-    path = tmp_path_factory.mktemp("shards") / "small"
-    write_shard_set(_random_records().random_records(), path, shard_mb=0.3)
-    return path
-
-
-def _random_records() -> ModuleType:
+def random_records() -> ModuleType:
     """tests/shards/random_records.py; tests are no package, so that it is loaded by its path."""
     file = Path(__file__).parent / "shards" / "random_records.py"
     spec = importlib.util.spec_from_file_location("random_records", file)
@@ -37,3 +28,13 @@ def _random_records() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def small_archive(tmp_path_factory: pytest.TempPathFactory, random_records: ModuleType) -> Path:
+    """A shard set of 12 random patients at 250 Hz, three records of 60 to 90 s each, in several shards."""
+    from ecgray.shards.writer import write_shard_set
+
+    path = tmp_path_factory.mktemp("shards") / "small"
+    write_shard_set(random_records.random_records(), path, shard_mb=0.3)
+    return path
