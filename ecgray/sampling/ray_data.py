@@ -84,7 +84,17 @@ def _blocks(
                 num_cpus=TASK_CPUS,
             )
             batches = blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
-        yield from batches
+        try:
+            yield from batches
+        except EcgrayError as error:
+            raise _innermost(error) from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error that a task raised, out of the ones that Ray wraps around it with their tracebacks."""
+    while getattr(error, "cause", None) is not None:
+        error = error.cause  # type: ignore[attr-defined]
+    return error
 
 
 def _block_bytes(archive: Archive, plan: Plan, task: Any, lanes: Sequence[int], steps: int) -> int:
