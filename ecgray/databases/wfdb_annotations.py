@@ -68,7 +68,7 @@ def read_annotations(file: Path) -> AnnotationFile:
         raise RecordRefused(f"the annotation file {file.name} is cut off (inside a field)")
     payload = np.zeros(len(words) + 1, np.int8)
     payload[start + 1] += 1
-    np.subtract.at(payload, end, 1)
+    payload[end] -= 1
     head = np.flatnonzero(np.cumsum(payload[:-1], dtype=np.int8) == 0)
     kind = code[head]
     if len(kind) and (kind[0] > _SKIP or ((kind[:-1] == _SKIP) & (kind[1:] > _SKIP)).any() or kind[-1] == _SKIP):
@@ -143,15 +143,15 @@ def _long_fields(
     start = np.flatnonzero((code == _SKIP) | (code == _AUX))
     length = np.where(code[start] == _SKIP, 3, 1 + ((words[start] & 0xFF).astype(np.int64) + 1) // 2)
     end = start + length
-    if (start[1:] < end[:-1]).any():
-        # Some of them only look so, being the content of another: walk from field to field.
-        follow = np.searchsorted(start, end).tolist()
-        walk, at = [], 0
-        while at < len(follow):
-            walk.append(at)
-            at = follow[at]
-        start, end = start[walk], end[walk]
-    return start, end
+    # Some only look so, being the content of another. One that begins after all before it have ended is genuine; the
+    # others are told by a walk.
+    genuine = start >= np.maximum.accumulate(np.append(0, end))[:-1]
+    last = 0
+    for number in np.flatnonzero(~genuine).tolist():
+        if genuine[number - 1]:
+            last = end[number - 1]
+        genuine[number] = start[number] >= last
+    return start[genuine], end[genuine]
 
 
 def _decode_texts(

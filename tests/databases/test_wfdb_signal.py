@@ -45,7 +45,7 @@ def test_real_records(real_data: Path) -> None:
         assert_same_as_wfdb(file.with_suffix(""))
 
 
-@given(hnp.arrays(np.uint8, st.integers(0, 40).map(lambda n: 3 * n)))
+@given(hnp.arrays(np.uint8, st.integers(1, 40).map(lambda n: 3 * n)))
 def test_format_212_by_a_slow_loop(packed: npt.NDArray[np.uint8]) -> None:
     expected = []
     for first, shared, second in packed.reshape(-1, 3).tolist():
@@ -66,6 +66,19 @@ def test_formats_that_wfdb_writes(
     got = read(path)
     np.testing.assert_array_equal(got.values.T, digital)
     assert (got.missing, got.requantisation_uv) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "missing"), [("61", -(2**15)), ("160", -(2**15)), ("310", -512), ("311", -512), ("8", None)]
+)
+def test_formats_that_wfdb_only_reads(tmp_path: Path, fmt: str, missing: int | None) -> None:
+    np.random.default_rng(0).integers(0, 256, 8000).astype(np.uint8).tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text(f"r 2 250 1500\nr.dat {fmt} 200 12 0 5\nr.dat {fmt} 200 12 0 -9\n")
+    theirs = wfdb.rdrecord(str(tmp_path / "r"), physical=False).d_signal.T
+    ours = read(tmp_path / "r")
+    known = theirs != missing
+    np.testing.assert_array_equal(ours.values[known], theirs[known])
+    assert ours.missing == (~known).sum()
 
 
 @pytest.mark.parametrize("fmt", ["508", "516", "524"])
