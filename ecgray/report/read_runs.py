@@ -1,0 +1,217 @@
+"""What a report takes from stored runs. Every number in it comes from the predictions read here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ecgray.config import from_dict
+from ecgray.errors import EcgrayError
+from ecgray.finetuning.config import FinetuneConfig
+from ecgray.finetuning.folder import read_config
+from ecgray.shards.manifest import read_manifest
+from ecgray.training.config import PretrainConfig
+from ecgray.training.model_folder import read_json
+
+PROBABILITY = "probability_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """The run that a finetuning run started from, as far as it is still known.
+
+    config: None where neither the finetuning run nor the folder says it; step: of the checkpoint that was used;
+    steps: trained in all, None where that is not known; databases: names of its shard sets' databases, empty where
+    these cannot be read.
+    """
+
+    folder: str
+    config: PretrainConfig | None
+    step: int | None
+    steps: int | None
+    databases: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int | None:
+        """Frames trained on, up to the run's end (its best checkpoint may lie before)."""
+        return None if self.config is None or self.steps is None else self.steps * self.config.training.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finetuning run, or its evaluation on other records.
+
+    predictions: seed, split, database, record, patient, label, predicted, probability_<class>; splits: seed, split,
+    database, record, ...; history: seed, epoch, val_macro_f1; evaluation: folder of the evaluation, None where the
+    test is the run's own; evaluated_shards, evaluated_hashes: what was evaluated.
+    """
+
+    folder: Path
+    config: FinetuneConfig
+    environment: dict[str, Any]
+    predictions: pd.DataFrame
+    classes: tuple[str, ...]
+    splits: pd.DataFrame
+    history: pd.DataFrame
+    pretraining: Pretraining | None
+    evaluation: Path | None = None
+    evaluated_shards: str | None = None
+    evaluated_hashes: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> str:
+        """The split that is scored: test, or validation for a run without test records."""
+        return "test" if (self.predictions["split"] == "test").any() else "val"
+
+    @property
+    def scored(self) -> pd.DataFrame:
+        """The predictions that are scored."""
+        return self.predictions[self.predictions["split"] == self.split]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(int(seed) for seed in self.predictions["seed"].unique())
+
+    @property
+    def manifest_hashes(self) -> tuple[str, ...]:
+        return (*self.environment.get("manifest_hashes", ()), *self.evaluated_hashes)
+
+    @property
+    def config_hash(self) -> str:
+        return str(self.environment.get("config_hash", ""))
+
+    @property
+    def signal_shards(self) -> tuple[str, ...]:
+        """Shard sets that may hold the scored records."""
+        named = (self.evaluated_shards, self.config.data.test_shards, self.config.data.shards)
+        return tuple(path for path in named if path and path != "none")
+
+    def count(self, split: str) -> int:
+        """Records of a split, averaged over seeds (they differ by rounding at most)."""
+        counts = self.splits[self.splits["split"] == split].groupby("seed").size()
+        return round(counts.mean()) if len(counts) else 0
+
+
+def read_run(folder: Path) -> Run:
+    """The run (or evaluation) in ``folder``. Raises EcgrayError when it is none, or when no seed is complete."""
+    folder = Path(folder).expanduser()
+    advice = "give folders that 'ecgray finetune' or 'ecgray evaluate' has written"
+    if not folder.is_dir():
+        raise EcgrayError(f"A report needs finished finetuning runs, got '{folder}', which is no folder; {advice}.")
+    evaluation = folder / "evaluation.json"
+    if evaluation.is_file():
+        return _read_evaluation(folder, read_json(evaluation))
+    if (folder / "checkpoints").is_dir():
+        raise EcgrayError(
+            f"A report needs finetuning runs, got '{folder}', which is a pretraining run; "
+            f"finetune from it with --pretrained {folder} and report that."
+        )
+    if not (folder / "config.json").is_file():
+        raise EcgrayError(f"A report needs finished finetuning runs, got '{folder}' without config.json; {advice}.")
+    environment = read_json(folder / "environment.json")
+    predictions = _predictions(folder)
+    return Run(
+        folder=folder,
+        config=read_config(folder),
+        environment=environment,
+        predictions=predictions,
+        classes=_classes(predictions),
+        splits=pd.read_parquet(folder / "splits.parquet"),
+        history=_history(folder),
+        pretraining=_pretraining(environment.get("pretrained")),
+    )
+
+
+def _read_evaluation(folder: Path, values: dict[str, Any]) -> Run:
+    """The evaluated run with the evaluation's predictions as its test."""
+    try:
+        run = read_run(Path(str(values["run"])))
+    except EcgrayError as error:
+        raise EcgrayError(f"The evaluation '{folder}' needs the run that it is of: {error}") from error
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    tested = predictions[[name for name in run.splits.columns if name in predictions.columns]]
+    return replace(
+        run,
+        predictions=predictions,
+        splits=pd.concat([run.splits[run.splits["split"] != "test"], tested], ignore_index=True),
+        history=run.history.iloc[:0],
+        evaluation=folder,
+        evaluated_shards=str(values["data"]),
+        evaluated_hashes=tuple(values["manifest_hashes"]),
+    )
+
+
+def _predictions(folder: Path) -> pd.DataFrame:
+    """Of all complete seeds: a run that was stopped is reported with the seeds it has."""
+    parts = [
+        pd.read_parquet(seed / "predictions.parquet")
+        for seed in sorted((folder / "seeds").glob("seed-*"))
+        if (seed / "complete").is_file()
+    ]
+    if not parts and (folder / "predictions.parquet").is_file():
+        parts = [pd.read_parquet(folder / "predictions.parquet")]
+    if not parts:
+        raise EcgrayError(
+            f"A report needs finished seeds, got none in '{folder}'; go on with 'ecgray finetune ... --resume'."
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _classes(predictions: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(name.removeprefix(PROBABILITY) for name in predictions.columns if name.startswith(PROBABILITY))
+
+
+def _history(folder: Path) -> pd.DataFrame:
+    """Columns seed, epoch, val_macro_f1: a row per epoch of every complete seed."""
+    rows = [
+        (int(seed.name.removeprefix("seed-")), values["epoch"], values["val_macro_f1"])
+        for seed in sorted((folder / "seeds").glob("seed-*"))
+        if (seed / "complete").is_file()
+        for values in _lines(seed / "metrics.jsonl")
+    ]
+    return pd.DataFrame(rows, columns=["seed", "epoch", "val_macro_f1"])
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON objects; a last line torn by a kill is left out, no file has none."""
+    found: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
+def _pretraining(origin: Any) -> Pretraining | None:
+    """From what a finetuning run noted of its pretrained network: {"folder": RUN/checkpoints/step-000123, ...}."""
+    if not origin:
+        return None
+    folder = Path(origin["folder"])
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    step = folder.name.removeprefix("step-")
+    config = None
+    with contextlib.suppress(EcgrayError):
+        stored = origin.get("config") or read_json(run / "config.json")
+        config = from_dict(PretrainConfig, stored, where=str(run / "config.json"))
+    trained = max((line["step"] for line in _lines(run / "metrics.jsonl") if "step" in line), default=None)
+    return Pretraining(
+        folder=str(run),
+        config=config,
+        step=int(step) if step.isdigit() else None,
+        steps=trained if trained is not None or config is None else config.training.steps,
+        databases=_databases(config.data.shards) if config is not None else (),
+    )
+
+
+def _databases(shards: Sequence[str]) -> tuple[str, ...]:
+    names = []
+    for path in shards:
+        with contextlib.suppress(EcgrayError, OSError):
+            names.append(read_manifest(Path(path)).database)
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,54 @@
+"""The report: one page without network access, the same as Markdown, the scores as CSV, the figures as PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ecgray.errors import EcgrayError
+from ecgray.report import figures
+from ecgray.report.colours import looks
+from ecgray.report.examples import find_examples
+from ecgray.report.markdown import markdown
+from ecgray.report.page import page
+from ecgray.report.read_runs import read_run
+from ecgray.report.tables import make_tables, scores_table
+from ecgray.shards.manifest import write_atomically
+
+
+def write_report(runs: Sequence[Path | str], out: Path | str) -> Path:
+    """Report on finetuning runs and evaluations; returns out/report.html.
+
+    Beside it: report.md, scores.csv (one row per run, seed and score), figure3.png, seeds.png and confusion-<run>.png.
+    Everything is computed from the predictions in the run folders. Raises EcgrayError for a folder that is no finished
+    run, for a run given twice, and for an ``out`` that cannot be a folder of its own.
+    """
+    folders = [Path(run).expanduser().resolve() for run in runs]
+    out = Path(out).expanduser()
+    if not folders:
+        raise EcgrayError("A report needs at least one run, got none; give folders that 'ecgray finetune' has written.")
+    twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
+    if twice:
+        raise EcgrayError(f"Every run must be given once, got {', '.join(twice)} several times; leave the others out.")
+    if (out.exists() and not out.is_dir()) or (out / "config.json").exists():
+        raise EcgrayError(f"The report must go into a folder of its own, got '{out}'; give another --out.")
+    tables = make_tables([read_run(folder) for folder in folders])
+    rows, styles = tables.rows, looks(tables.rows)
+    examples, reason = find_examples(rows)
+
+    out.mkdir(parents=True, exist_ok=True)
+    curves, strip = figures.validation_curves(rows, styles), figures.seed_strip(rows, styles)
+    images = [("Macro F1 of every seed", "seeds.png")]
+    figures.save_png(strip, out / "seeds.png")
+    if curves is not None:
+        images.append(("Validation macro F1 per epoch", "figure3.png"))
+        figures.save_png(curves, out / "figure3.png")
+    for index, (row, look) in enumerate(zip(rows, styles, strict=True)):
+        name = f"confusion-{index + 1:02d}-{re.sub(r'[^a-z0-9]+', '-', row.label.lower()).strip('-')}.png"
+        images.append((f"Confusion matrix: {row.label}", name))
+        figures.save_png(figures.confusion_matrix(row, look), out / name)
+    write_atomically(out / "scores.csv", scores_table(rows).to_csv(index=False).encode())
+    write_atomically(out / "report.md", markdown(tables, images).encode())
+    write_atomically(out / "report.html", page(tables, styles, curves, strip, examples, reason).encode())
+    return out / "report.html"
