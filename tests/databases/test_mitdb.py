@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 import wfdb
 
 from ecgray.databases import BEATS, RHYTHMS, MitBih, Record, RecordRefused
