@@ -79,7 +79,7 @@ def stored_preprocessing(description: ModelDescription) -> Preprocessing:
     """What a finetuned model says of its input. Raises EcgrayError for a model without a fixed length."""
     if description.length_samples is None or description.padding is None:
         raise EcgrayError(
-            "A finetuned model must carry the length of its input, got none in its model.json; evaluate a finetuning run."
+            "A finetuned model must carry the length of its input, got none in model.json; evaluate a finetuning run."
         )
     return Preprocessing(
         mean_mv=description.mean_mv,
