@@ -12,4 +12,17 @@ DATABASES: dict[str, type[Database]] = {
 }
 Database.table = DATABASES
 
-__all__ = ["BEATS", "DATABASES", "RHYTHMS", "Database", "Record", "RecordRefused", "Reference"]
+__all__ = [
+    "BEATS",
+    "DATABASES",
+    "RHYTHMS",
+    "CinC2017",
+    "Database",
+    "Folder",
+    "Icentia11k",
+    "MitBih",
+    "Record",
+    "RecordRefused",
+    "Reference",
+    "Synthetic",
+]
