@@ -196,9 +196,9 @@ def test_mixed_sets_are_refused(random_records, tmp_path):
     for name, fs, leads in (("a", 250.0, ("I",)), ("b", 300.0, ("I",)), ("c", 250.0, ("I", "II"))):
         record = random_records.random_record(draw, record=name, patient=name, fs=fs, leads=leads)
         write_shard_set([record], tmp_path / name)
-    with pytest.raises(EcgrayError, match="one sampling rate, got 250 Hz in .* and 300 Hz"):
+    with pytest.raises(EcgrayError, match=r"one sampling rate, got 250 Hz in .* and 300 Hz"):
         open_archive([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(EcgrayError, match="one number of leads, got 1 .* and 2"):
+    with pytest.raises(EcgrayError, match=r"one number of leads, got 1 .* and 2"):
         open_archive([tmp_path / "a", tmp_path / "c"])
     with pytest.raises(EcgrayError, match="named once"):
         open_archive([tmp_path / "a", tmp_path / "a"])

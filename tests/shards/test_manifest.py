@@ -86,7 +86,7 @@ def test_arrays_of_objects_are_never_unpickled(shards):
     values = json.loads((shards / "manifest.json").read_text())
     values["files"]["shard-00000/beats.npy"]["bytes"] = file.stat().st_size
     (shards / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(EcgrayError, match="whole .npy file"):
+    with pytest.raises(EcgrayError, match=r"whole \.npy file"):
         open_archive([shards]).beats(0)
 
 

@@ -1,0 +1,154 @@
+"""Moments, layout, preparation and resampling, each beside the plain way to do it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecgray.databases.record import RecordRefused, Reference
+from ecgray.shards.layout import lay_out, source_sizes
+from ecgray.shards.moments import merge, signal_moments
+from ecgray.shards.prepare import Target, prepare
+from ecgray.shards.resample import resample
+
+
+def test_moments_of_pieces_are_those_of_the_whole():
+    draw = np.random.default_rng(0)
+    signal = draw.integers(-32768, 32768, (2, 100_001)).astype(np.int16)
+    gain, baseline = np.array([200.0, 1000.0]), np.array([1024.0, -7.0])
+    mv = (signal - baseline[:, None]) / gain[:, None]
+    pieces = [signal_moments(part, gain, baseline) for part in np.array_split(signal, 7, axis=1)]
+    for moments in (signal_moments(signal, gain, baseline), merge(pieces), merge(pieces[::-1])):
+        assert moments.n == mv.size
+        assert moments.mean == pytest.approx(mv.mean(), rel=1e-12)
+        assert moments.sd == pytest.approx(mv.std(), rel=1e-12)
+
+
+def test_moments_survive_an_offset_that_dwarfs_the_signal():
+    signal = np.tile(np.array([32000, 32001], np.int16), 5_000_000)[None]
+    moments = signal_moments(signal, np.array([1e6]), np.array([0.0]))
+    assert moments.mean == pytest.approx(0.0320005, rel=1e-14)
+    assert moments.sd == pytest.approx(0.5e-6, rel=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9_000_000)), min_size=1, max_size=200), st.integers(1, 50))
+def test_layout_keeps_everyone_in_order_and_patients_whole(drawn, shard_mb):
+    drawn = sorted(drawn)
+    references = [Reference(record=str(i), patient=f"{p:02d}", path=Path("x")) for i, (p, _) in enumerate(drawn)]
+    sizes = [size for _, size in drawn]
+    shards = lay_out(references, sizes, shard_mb)
+    assert [i for shard in shards for i in shard] == list(range(len(drawn)))
+    assert all(len(shard) for shard in shards)
+    limit = min(shard_mb, max(sum(sizes) / 8e6, 16)) * 1e6
+    weights = [sum(sizes[i] for i in shard) for shard in shards]
+    assert max(weights) <= 4 * limit + 9_000_000
+    homes: dict[str, set[int]] = {}
+    for number, shard in enumerate(shards):
+        for i in shard:
+            homes.setdefault(references[i].patient, set()).add(number)
+    for patient, where in homes.items():
+        weight = sum(size for reference, size in zip(references, sizes, strict=True) if reference.patient == patient)
+        assert len(where) == 1 or weight > 2 * limit
+
+
+def test_sizes_are_those_of_the_largest_file(tmp_path):
+    for name, size in (("a.hea", 3), ("a.dat", 50), ("a.atr", 9), ("b.1.mat", 7), ("b.1.hea", 1), ("other", 2)):
+        (tmp_path / name).write_bytes(bytes(size))
+    references = [Reference(record=name, patient=name, path=tmp_path / name) for name in ("a", "b.1", "c")]
+    assert source_sizes(references) == [50, 7, 0]
+
+
+@pytest.fixture
+def record(random_records):
+    return random_records.random_record(np.random.default_rng(0), record="a", patient="a", leads=("I", "II"))
+
+
+def test_leads_come_in_the_order_of_the_set(record):
+    found = prepare(record, Target(fs=250.0, leads=("II", "I")))
+    assert found.leads == ("II", "I")
+    np.testing.assert_array_equal(found.signal, record.signal[::-1])
+    np.testing.assert_array_equal(found.gain, record.gain[::-1])
+    renamed = prepare(record, Target(fs=250.0, leads=("V1", "V2")))
+    assert renamed.attributes["leads"] == ["I", "II"]
+    np.testing.assert_array_equal(renamed.signal, record.signal)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"signal": np.zeros((2, 0), np.int16), "beats": np.empty(0, np.int64)}, "no samples"),
+        ({"signal": np.zeros((2, 9), np.float64)}, "must be int16"),
+        ({"signal": np.zeros((1, 9), np.int16)}, "must be int16 of 2 leads"),
+        ({"fs": 0.0}, "sampling rate of 0.0 Hz"),
+        ({"gain": np.array([0.0, 1.0])}, "gain must be finite and not 0"),
+        ({"baseline": np.array([np.nan, 1.0])}, "baseline finite"),
+        ({"gain": np.array([1.0])}, "per lead"),
+        ({"beats": np.array([5, 3]), "beat_classes": np.zeros(2, np.uint8)}, "beats must ascend"),
+        ({"beats": np.array([10**9]), "beat_classes": np.zeros(1, np.uint8)}, "beats must ascend"),
+        ({"beats": np.array([3]), "beat_classes": np.array([9], np.uint8)}, "beat class outside"),
+        ({"beats": np.array([3])}, "do not belong together"),
+        ({"rhythms": np.array([[0, 10, 1], [9, 20, 1]])}, "rhythms must ascend"),
+        ({"rhythms": np.array([[0, 10**9, 1]])}, "rhythms must ascend"),
+        ({"rhythms": np.array([[0, 10, 6]])}, "rhythm class outside"),
+    ],
+)
+def test_a_record_that_breaks_its_contract_is_refused(record, change, reason):
+    with pytest.raises(RecordRefused, match=reason):
+        prepare(replace(record, **change), Target(fs=250.0, leads=record.leads))
+
+
+def test_a_resampled_sine_is_the_sine_at_the_new_rate(random_records):
+    for old, new in ((360, 250), (300, 250), (250, 300), (257, 250), (250, 128)):
+        times = np.arange(old * 20) / old
+        adc = np.rint(1024 + 200 * np.sin(2 * np.pi * 5 * times)).astype(np.int16)
+        base = random_records.random_record(np.random.default_rng(0), record="a", patient="a", fs=float(old))
+        record = replace(
+            base,
+            signal=adc[None],
+            gain=np.array([200.0]),
+            baseline=np.array([1024.0]),
+            beats=base.beats[:0],
+            beat_classes=base.beat_classes[:0],
+            rhythms=base.rhythms[:0],
+        )
+        found = resample(record, new)
+        assert found.fs == new and found.signal.shape == (1, new * 20)
+        expected = np.sin(2 * np.pi * 5 * np.arange(new * 20) / new)
+        inner = slice(new // 2, -new // 2)
+        mv = (found.signal[0] - found.baseline[0]) / found.gain[0]
+        assert np.abs(mv - expected)[inner].max() < 0.01
+        assert (found.gain, found.baseline) == (record.gain, record.baseline) and found.requantisation_uv == 0
+
+
+def test_annotations_move_along_and_stay_inside(record):
+    for new in (128.0, 300.0, 50.0):
+        found = resample(record, new)
+        samples = found.signal.shape[1]
+        expected = [min(int(np.floor(p * new / 250 + 0.5)), samples - 1) for p in record.beats]
+        assert found.beats.tolist() == expected
+        np.testing.assert_array_equal(found.beat_classes, record.beat_classes)
+        assert prepare(found, Target(fs=new, leads=record.leads)) is found  # still a valid record
+        seconds = (found.rhythms[:, 1] - found.rhythms[:, 0]).sum() / new
+        assert seconds == pytest.approx((record.rhythms[:, 1] - record.rhythms[:, 0]).sum() / 250, rel=0.05)
+
+
+def test_overshoot_takes_a_smaller_gain_and_says_how_much_it_costs(record):
+    square = np.where(np.arange(5000) % 100 < 50, 32767, -32768).astype(np.int16)
+    record = replace(
+        record,
+        signal=np.stack([square, record.signal[1, :5000]]),
+        beats=record.beats[:0],
+        beat_classes=record.beat_classes[:0],
+        rhythms=record.rhythms[:0],
+    )
+    found = resample(record, 300)
+    mv = (found.signal[0] - found.baseline[0]) / found.gain[0]
+    assert found.gain[0] < record.gain[0] and found.gain[1] == record.gain[1]
+    assert 0 < found.requantisation_uv <= 500.0001 / found.gain[0]
+    plateau = mv[20:40]
+    assert np.abs(plateau - (32767 - record.baseline[0]) / record.gain[0]).max() < 0.1 * plateau.max()
