@@ -85,8 +85,8 @@ class RunFolder:
         return lines
 
     def rewind_metrics(self, step: int) -> None:
-        """Forget the metrics after ``step``: those steps are done again."""
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        """Forget the metrics after ``step``, or all of them at 0: those steps are done again."""
+        kept = [line for line in self.read_metrics() if 0 < step >= line["step"]]
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def point_best(self, step: int | None) -> None:

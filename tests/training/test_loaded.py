@@ -50,14 +50,13 @@ def test_recordings_are_standardised_then_brought_to_length(padding: str, sample
     assert got.shape == (1, 2, 10)
     for lead in range(2):
         values = [(float(value) - 0.1) / 0.5 for value in signal[0, lead]]
-        if padding == "before":
-            expected = ([0.0] * 10 + values)[-10:]
-        else:
-            expected = (values + [0.0] * 10)[:10]
+        expected = ([0.0] * 10 + values)[-10:] if padding == "before" else (values + [0.0] * 10)[:10]
         np.testing.assert_allclose(got[0, lead], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_pretraining_run_loads_its_best_checkpoint(make_config: Callable[..., PretrainConfig], tmp_path: Path) -> None:
+def test_a_pretraining_run_loads_its_best_checkpoint(
+    make_config: Callable[..., PretrainConfig], tmp_path: Path
+) -> None:
     run = pretrain(make_config(steps=3), tmp_path / "run", show_progress=False)
     model = ecgray.load(run)
     assert model.folder == (run / "best").resolve()

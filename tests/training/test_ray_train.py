@@ -1,0 +1,77 @@
+"""Two workers on Ray Train, one of them killed in the middle: the bits of the run in which nobody died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ecgray.errors import EcgrayError
+from ecgray.training.config import PretrainConfig
+from ecgray.training.model_folder import load_tensors
+from ecgray.training.pretraining import pretrain
+from ecgray.training.ray_train import _worker_resources
+from ecgray.training.run import RunFolder
+
+
+@pytest.fixture(scope="module")
+def two_cpus() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2")
+    ray.init(num_cpus=2, dashboard_host="127.0.0.1", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_a_killed_worker_costs_no_bit(
+    two_cpus: None, make_config: Callable[..., PretrainConfig], tmp_path: Path
+) -> None:
+    config = make_config(steps=20)
+    pretrain(config, tmp_path / "whole", workers=2, show_progress=False)
+
+    killed: list[int] = []
+    run = RunFolder(tmp_path / "killed")
+
+    def kill_the_first_worker() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if (run.checkpoints / "step-000006" / "complete").is_file():
+                killed.append(int((run.path / "writer.lock").read_text()))
+                os.kill(killed[0], signal.SIGKILL)
+                return
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill_the_first_worker)
+    killer.start()
+    pretrain(config, run.path, workers=2, show_progress=False)
+    killer.join()
+    assert killed and int((run.path / "writer.lock").read_text()) != killed[0]
+    for file in ("model", "optimiser", "rank-0", "rank-1"):
+        for step in (18, 20):
+            one, other = (
+                load_tensors(tmp_path / name / "checkpoints" / f"step-{step:06d}" / f"{file}.safetensors")
+                for name in ("whole", "killed")
+            )
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one), (file, step)
+    # Where no validation came between, each rank has BatchNorm statistics of its own.
+    buffers = [load_tensors(run.checkpoints / "step-000018" / f"rank-{rank}.safetensors") for rank in (0, 1)]
+    assert any(not torch.equal(buffers[0][key], buffers[1][key]) for key in buffers[0] if "running" in key)
+    assert not (run.path / "ray").exists()
+
+
+def test_workers_leave_cpus_to_the_data() -> None:
+    assert _worker_resources({"CPU": 2.0}, 2, "ray") == {"CPU": 0.5}
+    assert _worker_resources({"CPU": 2.0}, 2, "local") == {"CPU": 1.0}
+    assert _worker_resources({"CPU": 16.0}, 2, "ray") == {"CPU": 7.0}
+    assert _worker_resources({"CPU": 16.0, "GPU": 2.0}, 2, "ray") == {"CPU": 7.0, "GPU": 1.0}
+    with pytest.raises(EcgrayError, match="needs a CPU for its data"):
+        _worker_resources({"CPU": 1.0}, 1, "ray")
+    with pytest.raises(EcgrayError, match="GPU of its own"):
+        _worker_resources({"CPU": 16.0, "GPU": 1.0}, 2, "ray")
