@@ -23,48 +23,67 @@ BLOCKS_PER_TASK = 16
 TASKS_PER_DATASET = 64
 """A long run is a row of datasets of 1,024 blocks, so that no list of its tasks is ever made."""
 
-TASK_CPUS = 1.0
+TASK_CPUS = (1.0, 0.5, 0.25)
+"""What a task may ask for: the most that leaves every stream a task."""
 
 Columns = dict[str, np.ndarray]
 
 
 def stream_ray(
-    archive: Archive, plan: Plan, task: Any, first_step: int, last_step: int, lanes: Sequence[int]
+    archive: Archive, plan: Plan, task: Any, first_step: int, last_step: int, lanes: Sequence[int], world: int = 1
 ) -> Iterator[Batch]:
     """One Batch per step; see ``ecgray.sampling.stream.open_stream``. Batches are views of read-only blocks.
 
     Raises EcgrayError when the cluster has no CPU left for Ray Data.
     """
-    check_cpus()
+    share = cpu_share(world)
     rows = len(lanes) * plan.lane_batch
     steps = steps_per_block(archive, plan, task, lanes, BLOCK_BYTES)
-    return _batches(_blocks(archive, plan, task, first_step, last_step, tuple(lanes), steps), rows, first_step * rows)
+    blocks = _blocks(archive, plan, task, first_step, last_step, tuple(lanes), steps, share)
+    return _batches(blocks, rows, first_step * rows)
 
 
-def check_cpus() -> None:
-    """Raises EcgrayError when training workers and trials hold every CPU: Ray Data would wait without a word.
+def cpu_share(world: int) -> tuple[float, int]:
+    """(CPUs of a task, tasks at a time) for each of ``world`` streams, so that none can take the last CPU of another.
 
-    What counts is what is reserved for good, not what runs this moment: tasks of other ranks come and go.
+    A task whose consumer waits keeps its CPU. If it were the one that another rank's stream needs, and the consumer
+    waited for that rank, both would wait for ever. What counts is what training workers and trials reserve for good,
+    node by node, not what runs this moment. Raises EcgrayError when they leave too little: Ray Data would wait without
+    a word.
     """
     import ray
     from ray.util import placement_group_table
 
-    total = ray.cluster_resources().get("CPU", 0.0)
-    groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
-    reserved = sum(bundle.get("CPU", 0.0) for group in groups for bundle in group["bundles"].values())
-    if total - reserved < TASK_CPUS:
-        raise EcgrayError(
-            f"Ray Data needs {TASK_CPUS:g} CPU beside the training workers, got {total - reserved:g} of "
-            f"{total:g} left; give the workers fewer CPUs, add a node, or take the local stream."
-        )
+    free = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
+    total = sum(free.values())
+    for group in placement_group_table().values():
+        if group["state"] == "CREATED":
+            for bundle, node in group["bundles_to_node_id"].items():
+                if node in free:
+                    free[node] -= group["bundles"][bundle].get("CPU", 0.0)
+    for cpus in TASK_CPUS:
+        slots = sum(int(left / cpus + 1e-6) for left in free.values())
+        if slots >= world:
+            return cpus, slots // world
+    raise EcgrayError(
+        f"Ray Data needs {TASK_CPUS[-1]:g} CPU for each of {world} training workers beside what they hold, got "
+        f"{sum(free.values()):g} of {total:g} left; give the workers fewer CPUs, add a node, or take the local stream."
+    )
 
 
 def _blocks(
-    archive: Archive, plan: Plan, task: Any, first_step: int, last_step: int, lanes: tuple[int, ...], steps: int
+    archive: Archive,
+    plan: Plan,
+    task: Any,
+    first_step: int,
+    last_step: int,
+    lanes: tuple[int, ...],
+    steps: int,
+    share: tuple[float, int],
 ) -> Iterator[Columns]:
     import ray.data
 
-    source = ray.put((archive, plan, task))
+    source = ray.put((ray.cloudpickle.dumps(archive), plan, task))
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -74,27 +93,21 @@ def _blocks(
     steps_per_task = steps * BLOCKS_PER_TASK
     for first in range(first_step, last_step, steps_per_task * TASKS_PER_DATASET):
         last = min(first + steps_per_task * TASKS_PER_DATASET, last_step)
-        tasks = -(-(last - first) // steps_per_task)
+        stretches = [
+            {"first": begin, "last": min(begin + steps_per_task, last)} for begin in range(first, last, steps_per_task)
+        ]
         with ray.data.DataContext.current(context):
-            blocks = ray.data.range(tasks, override_num_blocks=tasks).map_batches(
-                _cutter(source, first, last, lanes, steps, steps_per_task),
+            # Items, not a range: reading a range is a task too, which would want a CPU of its own.
+            blocks = ray.data.from_items(stretches, override_num_blocks=len(stretches)).map_batches(
+                _cutter(source, lanes, steps),
                 batch_size=1,
                 batch_format="numpy",
                 zero_copy_batch=True,
-                num_cpus=TASK_CPUS,
+                num_cpus=share[0],
+                concurrency=share[1],
             )
             batches = blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
-        try:
-            yield from batches
-        except EcgrayError as error:
-            raise _innermost(error) from None
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The error that a task raised, out of the ones that Ray wraps around it with their tracebacks."""
-    while getattr(error, "cause", None) is not None:
-        error = error.cause  # type: ignore[attr-defined]
-    return error
+        yield from batches
 
 
 def _block_bytes(archive: Archive, plan: Plan, task: Any, lanes: Sequence[int], steps: int) -> int:
@@ -102,28 +115,20 @@ def _block_bytes(archive: Archive, plan: Plan, task: Any, lanes: Sequence[int], 
     return steps * (1 << 40) // steps_per_block(archive, plan, task, lanes, 1 << 40)
 
 
-def _cutter(
-    source: Any, first: int, last: int, lanes: tuple[int, ...], steps: int, steps_per_task: int
-) -> Callable[[Columns], Iterator[Columns]]:
+def _cutter(source: Any, lanes: tuple[int, ...], steps: int) -> Callable[[Columns], Iterator[Columns]]:
     """What a Ray Data task runs: its stretch of steps, block by block."""
 
     def cut(batch: Columns) -> Iterator[Columns]:
-        archive, plan, task = _fetch(source)
-        rows = len(lanes) * plan.lane_batch
-        for number in batch["id"].tolist():
-            begin = first + number * steps_per_task
-            for step in range(begin, min(begin + steps_per_task, last), steps):
-                block = cut_block(archive, plan, task, step, min(step + steps, last), lanes)
-                columns = {
-                    "position": step * rows + np.arange(len(block)),
-                    "signal": block.signal,
-                    "target": block.target,
-                    "record": block.record,
-                    "start": block.start,
-                }
-                if task.negatives:
-                    columns["slot_record"] = block.slot_record
-                yield columns
+        try:
+            archive, plan, task = _fetch(source)
+            rows = len(lanes) * plan.lane_batch
+            for first, last in zip(batch["first"].tolist(), batch["last"].tolist(), strict=True):
+                for step in range(first, last, steps):
+                    block = cut_block(archive, plan, task, step, min(step + steps, last), lanes)
+                    yield _columns(block, step * rows, bool(task.negatives))
+        except EcgrayError as error:
+            # As a block of its own: raised here, its one line would arrive inside two pages of tracebacks.
+            yield {"error": np.array([str(error)])}
 
     return cut
 
@@ -137,8 +142,9 @@ def _fetch(source: Any) -> Any:
 
     key = source.hex()
     if key not in _fetched:
+        archive, plan, task = ray.get(source)
         _fetched.clear()
-        _fetched[key] = ray.get(source)
+        _fetched[key] = ray.cloudpickle.loads(archive), plan, task
     return _fetched[key]
 
 
@@ -146,6 +152,8 @@ def _batches(blocks: Iterator[Columns], rows: int, position: int) -> Iterator[Ba
     """Batches of ``rows`` frames off blocks of any length, which must continue each other from ``position`` on."""
     rest: Batch | None = None
     for columns in blocks:
+        if "error" in columns:
+            raise EcgrayError(str(columns["error"][0]))
         block = _block(columns)
         if not len(block):
             continue
@@ -165,6 +173,17 @@ def _batches(blocks: Iterator[Columns], rows: int, position: int) -> Iterator[Ba
             yield block.rows(row, row + rows)
         if whole < len(block):
             rest = block.rows(whole, len(block))
+
+
+def _columns(block: Batch, position: int, slots: bool) -> Columns:
+    columns: Columns = {
+        "position": position + np.arange(len(block)),
+        "signal": block.signal,
+        "target": block.target,
+        "record": block.record,
+        "start": block.start,
+    }
+    return columns | {"slot_record": block.slot_record} if slots else columns
 
 
 def _block(columns: Columns) -> Batch:

@@ -95,7 +95,7 @@ def open_stream(
     if backend == "ray":
         from ecgray.sampling.ray_data import stream_ray
 
-        return stream_ray(archive, plan, task, first_step, last_step, lanes)
+        return stream_ray(archive, plan, task, first_step, last_step, lanes, world)
     raise unknown("stream backend", backend, BACKENDS)
 
 

@@ -94,13 +94,34 @@ def test_no_cpu_left_is_said_before_anything_waits(cluster, walks):
     from ray.util import placement_group, remove_placement_group
 
     plan = make_plan(walks, SAMPLING, Beat(), BATCH)
-    group = placement_group([{"CPU": 1}, {"CPU": 0.5}])
+    group = placement_group([{"CPU": 1}, {"CPU": 0.6}])
     cluster.get(group.ready())
     try:
-        with pytest.raises(EcgrayError, match=r"Ray Data needs 1 CPU beside .* got 0\.5 of 2 left"):
-            open_stream(walks, plan, Beat(), backend="ray", first_step=0, last_step=5)
+        with pytest.raises(EcgrayError, match=r"0\.25 CPU for each of 2 training workers .* got 0\.4 of 2 left"):
+            open_stream(walks, plan, Beat(), backend="ray", first_step=0, last_step=5, world=2)
+        assert ray_data.cpu_share(1) == (0.25, 1)
     finally:
         remove_placement_group(group)
+
+
+def test_a_stream_that_nobody_reads_does_not_starve_another(cluster, walks, monkeypatch):
+    """Two ranks, of which one waits: its tasks must leave the other a CPU."""
+    assert ray_data.cpu_share(1) == (1.0, 2)
+    assert ray_data.cpu_share(2) == (1.0, 1)
+    assert ray_data.cpu_share(8) == (0.25, 1)
+    monkeypatch.setattr(ray_data, "BLOCK_BYTES", 1 << 20)
+    plan = make_plan(walks, SAMPLING, Beat(), BATCH)
+    steps = {"first_step": 0, "last_step": 10**7}
+    waiting, reading = (
+        open_stream(walks, plan, Beat(), backend="ray", **steps, rank=rank, world=2) for rank in range(2)
+    )
+    next(waiting)
+    time.sleep(2)  # long enough to fill everything that lets a task go on
+    blocks = 20 * ray_data.BLOCK_BYTES // (BATCH // 2 * 2 * 256 * 2)
+    for _ in range(blocks):
+        next(reading)
+    waiting.close()
+    reading.close()
 
 
 def test_an_error_in_a_task_reaches_the_consumer(cluster, walks):
@@ -108,7 +129,7 @@ def test_an_error_in_a_task_reaches_the_consumer(cluster, walks):
 
     plan = make_plan(walks, SAMPLING, Beat(), BATCH)
     task = dataclasses.make_dataclass("Broken", [], bases=(Beat,), frozen=True, namespace={"targets": _broken})()
-    with pytest.raises(EcgrayError, match="^a shard is gone$"):
+    with pytest.raises(EcgrayError, match=r"^a shard is gone$"):
         list(open_stream(walks, plan, task, backend="ray", first_step=0, last_step=5))
 
 
