@@ -23,11 +23,6 @@ SMALL = {
 EVERY = {**MODELS, **SMALL}
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(7)
-
-
 @pytest.mark.parametrize("leads", [1, 12])
 @pytest.mark.parametrize("name", EVERY)
 def test_forward_for_any_length(name: str, leads: int) -> None:

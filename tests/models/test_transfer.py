@@ -13,11 +13,6 @@ from ecgray.models import Classifier, FuturePredictor, ResNet
 from ecgray.models.transfer import inflate_leads, load_encoder
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(5)
-
-
 def trained(network: nn.Module, leads: int, samples: int) -> nn.Module:
     """With statistics that are no longer the initial ones."""
     network(torch.randn(4, leads, samples) + 0.5)
