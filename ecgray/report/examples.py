@@ -17,7 +17,7 @@ from ecgray.shards.archive import Archive, open_archive
 
 SHOWN_S = 10.0
 """Seconds of each recording that are drawn."""
-_WIDTH, _HEIGHT, _MV = 1000, 160, 1.6
+_WIDTH, _HEIGHT, _MV = 1000, 200, 1.5
 """Size of a strip in SVG units, and the mV from its middle to its edge unless the signal asks for more."""
 
 

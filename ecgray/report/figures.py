@@ -36,7 +36,7 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 WIDTH = 5.4
-"""Inches; one figure width, so that text has one size throughout."""
+"""Inches; one width on the page, so that text has one size throughout."""
 
 
 def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | None:
@@ -47,7 +47,7 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
     if all(row.run.history.empty for row in rows):
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(3.5)
+        figure, axes = _figure(_height(rows))
         for row, look in zip(rows, looks, strict=True):
             if row.run.history.empty:
                 continue
@@ -76,7 +76,7 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
 def seed_strip(rows: Sequence[Row], looks: Sequence[Look]) -> Figure:
     """Macro F1 of every seed as a dot, their mean with its 95 % interval, and the published mean +- sd above."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(0.9 + 0.58 * len(rows))
+        figure, axes = _figure(_height(rows))
         for place, (row, look) in enumerate(zip(rows, looks, strict=True)):
             cell = row.scores["macro_f1"]
             spread = np.linspace(-0.13, 0.13, len(cell.values)) if len(cell.values) > 1 else np.zeros(1)
@@ -102,13 +102,12 @@ def confusion_matrix(row: Row, look: Look) -> Figure:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [f"{name} ({CLASS_WORDS[name]})" if name in CLASS_WORDS else name for name in row.run.classes]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(3.6)
+        figure, axes = _figure(3.6, 4.3)
         axes.grid(visible=False)
-        axes.imshow(np.ones_like(shares), cmap=_single(look.colour), alpha=0.06 + 0.8 * shares)
+        axes.imshow(np.ones_like(shares), cmap=_single(look.colour), alpha=0.05 + 0.55 * shares)
         for (true, said), share in np.ndenumerate(shares):
             text = f"{share:.0%}\n{counts[true, said]:,}"
-            colour = PAPER if share > 0.55 else INK
-            axes.text(said, true, text, ha="center", va="center", color=colour, fontsize=9)
+            axes.text(said, true, text, ha="center", va="center", color=INK, fontsize=9)
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(names)), names)
         axes.tick_params(length=0)
@@ -150,8 +149,13 @@ def curve_summary(row: Row) -> str:
     return f"{row.label}: best epoch {best.mean():.3f} on average, {epochs.min()} to {epochs.max()} epochs"
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def _height(rows: Sequence[Row]) -> float:
+    """Inches: enough for a line per run; the same for the figures that stand side by side."""
+    return max(3.5, 0.9 + 0.5 * len(rows))
+
+
+def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=True)
     for side in ("top", "right", "left"):

@@ -10,7 +10,7 @@ from ecgray.report.tables import Comparisons, Tables
 
 def markdown(tables: Tables, images: Sequence[tuple[str, str]]) -> str:
     """images: (title, file name) of figures to show."""
-    parts = ["# Finetuning report", words.headline(tables.rows), *words.notices(tables.rows), _scores(tables)]
+    parts = ["# Finetuning report", words.headline(tables), *words.notices(tables.rows), _scores(tables)]
     parts += [f"- **{row.label}**: {'; '.join(row.caveats)}" for row in tables.rows if row.caveats]
     parts += [_comparison(comparison) for comparison in tables.comparisons]
     parts += [f"![{title}]({name})" for title, name in images]

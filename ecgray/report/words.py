@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ecgray.recipes.published import Score
-from ecgray.report.tables import CLASS_WORDS, Cell, Row
+from ecgray.report.tables import CLASS_WORDS, Cell, Row, Tables
 
 SCORE_WORDS = {"macro_f1": "Macro F1", "official_f1": "Official F1"}
 DASH = "\u2013"
@@ -19,6 +19,11 @@ def score_word(name: str) -> str:
 
 def class_word(name: str) -> str:
     return f"{name} ({CLASS_WORDS[name]})" if name in CLASS_WORDS else name
+
+
+def plain_class(name: str) -> str:
+    """ "normal" for N; other databases' classes as they are."""
+    return CLASS_WORDS.get(name, name)
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -53,31 +58,35 @@ def signed(value: float) -> str:
 
 
 def p_value(value: float) -> str:
-    return DASH if math.isnan(value) else "< .001" if value < 0.001 else number(value)
+    return DASH if math.isnan(value) else "< .001" if value < 0.001 else "1" if value > 0.9995 else number(value)
 
 
 def source(row: Row) -> str:
     return "no published row" if row.recipe is None else f"{row.recipe.paper}, {row.recipe.table}: {row.recipe.row}"
 
 
-def headline(rows: list[Row]) -> str:
-    """The report in one sentence."""
-    best = max(rows, key=lambda row: row.scores["macro_f1"].mean)
+def headline(tables: Tables) -> str:
+    """The report in one sentence, with what its design cannot tell."""
+    best = max(tables.rows, key=lambda row: row.scores["macro_f1"].mean)
     found = best.scores["macro_f1"]
     what = "validation" if best.run.split == "val" else "test"
-    count = len(found.values)
-    text = f"{_pretrained(best)} the {what} macro F1 is {score((found.mean, found.sd))} over {_seeds(count)}"
-    if not math.isnan(best.improvement):
-        text += f", {percent(best.improvement)} relative to no pretraining"
-        if not math.isnan(best.published_improvement):
-            text += f" (published: {percent(best.published_improvement)})"
+    start = (
+        "Best without pretraining" if best.run.config.pretrained is None else f"Best after pretraining ({best.label})"
+    )
+    text = f"{start}: {what} macro F1 {score((found.mean, found.sd))} over {_seeds(len(found.values))}"
+    for comparison in tables.comparisons:
+        for row in comparison.table.to_dict("records"):
+            if row["run"] == best.label:
+                text += f", {percent(row['relative_improvement'])} against none"
+                text += _certainty(row["t_holm"])
     return f"{text}."
 
 
-def _pretrained(row: Row) -> str:
-    if row.run.config.pretrained is None:
-        return "Without pretraining"
-    return f"With pretraining ({row.label})"
+def _certainty(p: float) -> str:
+    if math.isnan(p):
+        return "; one split cannot tell that from chance"
+    said = p_value(p) if p < 0.001 else f"= {p_value(p)}"
+    return f" (p {said})" if p < 0.05 else f", which these splits cannot tell from chance (p {said})"
 
 
 def _seeds(count: int) -> str:

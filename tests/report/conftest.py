@@ -132,8 +132,8 @@ def _write_seed(
     return table
 
 
-@pytest.fixture
-def make_run() -> MakeRun:
+@pytest.fixture(scope="session")
+def fake() -> MakeRun:
     return write_fake_run
 
 

@@ -1,0 +1,288 @@
+"""The report from runs in the stored format: its numbers against scikit-learn, its words, its files."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import confusion_matrix, f1_score
+
+from ecgray.errors import EcgrayError
+from ecgray.models import MODELS
+from ecgray.recipes import RECIPES, published
+from ecgray.report.read_runs import read_run
+from ecgray.report.report import write_report
+from ecgray.report.tables import make_tables
+
+TASKS = {"none": None, "beat": "weimann2021_beat", "rhythm": "weimann2021_rhythm"}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, labelled_shards: Path, shard_records: pd.DataFrame, fake: Any
+) -> list[Path]:
+    """Three runs on synthetic records whose shard set exists."""
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        fake(
+            root / name,
+            pretraining=start,
+            records=shard_records,
+            shards=str(labelled_shards),
+            skill=0.6 + 0.08 * i,
+            seconds=20.0,
+        )
+        for i, (name, start) in enumerate(TASKS.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def report(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(runs, tmp_path_factory.mktemp("report") / "out").parent
+
+
+def test_scores_are_those_of_scikit_learn(runs: list[Path]) -> None:
+    for row in make_tables([read_run(run) for run in runs]).rows:
+        stored = pd.read_parquet(row.run.folder / "predictions.parquet").query("split == 'test'")
+        classes = ["N", "A", "O", "~"]
+        for index, (_, part) in enumerate(stored.groupby("seed")):
+            truth, said = part["label"], part["predicted"]
+            each = f1_score(truth, said, labels=classes, average=None, zero_division=0)
+            assert row.scores["macro_f1"].values[index] == pytest.approx(each.mean())
+            assert row.scores["official_f1"].values[index] == pytest.approx(each[:3].mean())
+            assert [row.scores[f"f1_{name}"].values[index] for name in classes] == pytest.approx(list(each))
+        values = row.scores["macro_f1"].values
+        assert row.scores["macro_f1"].mean == pytest.approx(np.mean(values))
+        assert row.scores["macro_f1"].sd == pytest.approx(np.std(values, ddof=1))
+        assert np.array_equal(row.confusion, confusion_matrix(stored["label"], stored["predicted"], labels=classes))
+
+
+def test_csv_has_a_row_per_run_seed_and_score(report: Path, runs: list[Path]) -> None:
+    table = pd.read_csv(report / "scores.csv")
+    assert not table.duplicated(["run", "seed", "score"]).any()
+    assert table.groupby(["run", "seed"]).size().nunique() == 1
+    assert set(table["run"]) == set(TASKS) and set(table["seed"]) == {0, 1, 2}
+    stored = pd.read_parquet(runs[1] / "predictions.parquet").query("split == 'test' and seed == 2")
+    value = table.query("run == 'beat' and seed == 2 and score == 'macro_f1'")["value"].item()
+    assert value == pytest.approx(
+        f1_score(stored["label"], stored["predicted"], labels=["N", "A", "O", "~"], average="macro", zero_division=0)
+    )
+    assert table.query("run == 'beat' and score == 'f1_A'")["published_mean"].unique() == [0.777]
+
+
+def test_numbers_come_from_predictions_alone(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=200)
+    before = make_tables([read_run(run)]).rows[0].scores["macro_f1"]
+    (run / "scores.json").write_text(json.dumps({"macro_f1": 1.0}))
+    assert make_tables([read_run(run)]).rows[0].scores["macro_f1"] == before
+
+
+def test_files(report: Path) -> None:
+    names = {path.name for path in report.iterdir()}
+    assert {"report.html", "report.md", "scores.csv", "figure3.png", "seeds.png"} <= names
+    assert len([name for name in names if name.startswith("confusion-")]) == 3
+    for path in report.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+class Page(HTMLParser):
+    """What a page holds: attributes per tag, ids, and whether tags close in order."""
+
+    VOID = ("meta", "br", "img", "link", "hr", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_one_accessible_file_without_network(report: Path) -> None:
+    text = (report / "report.html").read_text()
+    page = Page(text)
+    assert not page.open
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            assert not re.match(r"(https?:)?//", attributes.get(name) or ""), (tag, attributes)
+        assert tag not in ("script", "link", "iframe", "object")
+        if tag == "th":
+            assert attributes.get("scope") in ("row", "col")
+        if tag == "svg":
+            assert attributes.get("role") == "img" and (
+                attributes.get("aria-label") or attributes.get("aria-labelledby")
+            )
+    assert "@import" not in text and "url(http" not in text
+    ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+    assert "#1c2126" not in text.split("</style>")[1], "figures take their colours from the page"
+
+
+def test_page_shows_published_beside_ours_and_says_what_is_reduced(report: Path) -> None:
+    for text in (Page((report / "report.html").read_text()).text, (report / "report.md").read_text()):
+        assert ".779\u2009±\u2009.014" in text and ".731\u2009±\u2009.019" in text
+        assert "3 of 10 seeds" in text and "20 of 60 s" in text and "30 of 200 epochs" in text
+        assert "pretrained on 12,800 of 42.8 million frames" in text
+        assert "not of cinc2017" in text and "The test records are not the paper's" in text
+    page = Page((report / "report.html").read_text()).text
+    assert "Recordings" in page and "recognised" in page and "corrected after Holm for 2 comparisons" in page
+
+
+def test_report_is_the_same_when_made_again(report: Path, runs: list[Path], tmp_path: Path) -> None:
+    write_report(runs, tmp_path / "again")
+    for name in ("report.html", "report.md", "scores.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_full_budget_on_all_records_has_no_caveat_but_the_split(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=published.RECORDS, seeds=10, epochs=200)
+    row = make_tables([read_run(run)]).rows[0]
+    assert row.caveats == [] and row.recipe is RECIPES["weimann2021_table1_none"]
+    text = (write_report([run], tmp_path / "out")).read_text()
+    assert "drawn anew" in text and "Reduced:" not in text
+    assert "signals of none cannot be shown" in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"records": 600}, "600 of 8,528 records"),
+        ({"seconds": 20.0}, "20 of 60 s"),
+        ({"epochs": 12}, "12 of 200 epochs"),
+        ({"seeds": 3}, "3 of 10 seeds"),
+        ({"seeds": 4, "finished": 2}, "2 of 10 seeds"),
+        ({"pretraining": "weimann2021_beat", "steps": 50}, "pretrained on 1,600 of 42.8 million frames"),
+        ({"pretraining": "weimann2021_beat", "changes": {"freeze_blocks": 2}}, "freeze_blocks 2 instead of 0"),
+        ({"changes": {"model": replace(MODELS["resnet18"], width=8)}}, "model.width 8 instead of 64"),  # type: ignore[type-var]
+    ],
+)
+def test_every_reduction_is_said(tmp_path: Path, fake: Any, options: dict[str, Any], words: str) -> None:
+    options = {"records": 300} | options
+    run = fake(tmp_path / "run", **options)
+    assert words in make_tables([read_run(run)]).rows[0].caveats
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pretraining", "row"),
+    [
+        ("weimann2021_cinc2017", None, "weimann2021_table1_none"),
+        ("weimann2021_cinc2017", "weimann2021_beat", "weimann2021_cinc2017"),
+        ("weimann2021_cinc2017", "weimann2021_future", "weimann2021_table1_future_16_8_8_512"),
+        ("weimann2021_cinc2017", "weimann2021_rhythm_512", "weimann2021_table1_rhythm_512"),
+        ("weimann2021_table1_beat_2048", None, "weimann2021_table1_none"),
+        ("weimann2021_table2_none_25", None, "weimann2021_table2_none_25"),
+        ("weimann2021_table3_beat_128hz", "weimann2021_beat", "weimann2021_table3_beat_128hz"),
+        ("weimann2021_table4_rhythm_resnet34", "weimann2021_rhythm_resnet34", "weimann2021_table4_rhythm_resnet34"),
+        ("weimann2021_table4_future_resnet50", "weimann2021_future_resnet50", "weimann2021_table4_future_resnet50"),
+    ],
+)
+def test_a_run_stands_beside_the_row_of_what_it_really_started_from(
+    tmp_path: Path, fake: Any, recipe: str, pretraining: str | None, row: str
+) -> None:
+    run = fake(tmp_path / "run", recipe=recipe, pretraining=pretraining, records=300, seeds=2, epochs=3)
+    found = make_tables([read_run(run)]).rows[0].recipe
+    assert found is not None and found.name == row
+
+
+def test_lost_pretraining_run_gives_no_published_row(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", pretraining="weimann2021_beat", records=300)
+    (tmp_path / "run-pretraining" / "config.json").unlink()
+    row = make_tables([read_run(run)]).rows[0]
+    assert row.recipe is None and "pretraining run no longer found" in row.caveats
+    assert write_report([run], tmp_path / "out").is_file()
+
+
+def test_runs_on_other_splits_or_settings_are_not_compared(tmp_path: Path, fake: Any) -> None:
+    none = fake(tmp_path / "none", records=300)
+    same = fake(tmp_path / "beat", records=300, pretraining="weimann2021_beat", skill=0.8)
+    other = fake(tmp_path / "short", records=300, pretraining="weimann2021_beat", seconds=10.0)
+    tables = make_tables([read_run(run) for run in (none, same, other)])
+    assert [row.label for row in tables.rows] == ["none, 60 s", "beat, 60 s", "beat, 10 s"]
+    assert len(tables.comparisons) == 1 and len(tables.comparisons[0].table) == 1
+    assert tables.apart == [tables.rows[2].label]
+    ours = tables.comparisons[0].table.iloc[0]
+    means = [tables.rows[i].scores["macro_f1"].mean for i in (0, 1)]
+    assert ours["relative_improvement"] == pytest.approx(means[1] / means[0] - 1)
+    assert tables.rows[1].published_improvement == pytest.approx(0.779 / 0.731 - 1)
+    assert math.isnan(tables.rows[2].improvement)
+
+
+def test_evaluation_is_reported_as_another_test_set(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=300)
+    predictions = pd.read_parquet(run / "predictions.parquet").query("split == 'test'").assign(database="other")
+    out = tmp_path / "evaluation"
+    out.mkdir()
+    predictions.to_parquet(out / "predictions.parquet", index=False)
+    values = {"run": str(run), "data": "/nowhere/other", "manifest_hashes": ["abc"]}
+    (out / "evaluation.json").write_text(json.dumps(values))
+    tables = make_tables([read_run(run), read_run(out)])
+    assert len({row.label for row in tables.rows}) == 2
+    assert any("records of other, not of cinc2017" in words for words in tables.rows[1].caveats)
+    assert tables.rows[1].run.manifest_hashes[-1] == "abc"
+    assert write_report([run, out], tmp_path / "out").is_file()
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=300, seeds=1, epochs=2)
+    assert math.isnan(make_tables([read_run(run)]).rows[0].scores["macro_f1"].sd)
+    assert "one seed" in write_report([run], tmp_path / "out").read_text()
+
+
+def test_run_without_test_records_is_scored_on_validation_and_says_so(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=400)
+    for path in run.rglob("predictions.parquet"):
+        pd.read_parquet(path).query("split == 'val'").to_parquet(path, index=False)
+    text = write_report([run], tmp_path / "out").read_text()
+    assert "validation macro F1" in text and "the run has no test records" in text
+
+
+def test_names_are_escaped(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "<b>run&", records=300)
+    other = fake(tmp_path / "<i>run", records=300)
+    text = write_report([run, other], tmp_path / "out").read_text()
+    assert "<b>run" not in text and "<i>run" not in text and "&lt;b&gt;run&amp;" in text
+
+
+def test_bad_input_is_one_clear_line(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=300, pretraining="weimann2021_beat")
+    unfinished = fake(tmp_path / "unfinished", records=300, finished=0)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    cases: list[tuple[list[Path], Path, str]] = [
+        ([], tmp_path / "out", "at least one run"),
+        ([tmp_path / "missing"], tmp_path / "out", "no folder"),
+        ([tmp_path / "empty"], tmp_path / "out", "config.json"),
+        ([tmp_path / "run-pretraining"], tmp_path / "out", "pretraining run"),
+        ([unfinished], tmp_path / "out", "finished seeds"),
+        ([run, run], tmp_path / "out", "given once"),
+        ([run], tmp_path / "file", "folder of its own"),
+        ([run], run, "folder of its own"),
+    ]
+    for folders, out, words in cases:
+        with pytest.raises(EcgrayError, match=words) as error:
+            write_report(folders, out)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
