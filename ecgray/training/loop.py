@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -227,8 +226,10 @@ class Training:
                 (part.sum() * scale).backward()
             losses[first:last] = part.detach()
             correct += (logits.argmax(1) == target[first:last]).sum()
-        clip = self._config.optimiser.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), math.inf if clip is None else clip)
+        parameters = list(self.network.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._config.optimiser.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self._config.optimiser.clip_norm, norm)
         self.optimiser.step()
         self.optimiser.zero_grad()
         loss = losses.sum(dtype=torch.float64)

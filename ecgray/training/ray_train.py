@@ -114,18 +114,21 @@ def _fit(trainer: Any, run: RunFolder, config: PretrainConfig, show_progress: bo
     with stop_on_signals(stop, then=tell_workers):
         thread.start()
         bar = progress_bar(0, config.training.steps) if show_progress else None
-        seen = len(run.read_metrics()) if bar is not None else 0
+        seen = _size(run.metrics)
         while thread.is_alive():
             thread.join(1.0)
-            if bar is not None:
-                lines = run.read_metrics()
-                for line in lines[min(seen, len(lines)) :]:
+            if bar is not None and _size(run.metrics) != seen:
+                for line in run.read_metrics(min(seen, _size(run.metrics))):
                     show_metrics(bar, line["kind"], line["step"], line)
                     bar.update(max(0, line["step"] - bar.n))
-                seen = len(lines)
+                seen = _size(run.metrics)
         if bar is not None:
             bar.close()
     return failures[0] if failures else None
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -70,16 +70,24 @@ class RunFolder:
         return self.path / "stop"
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append a line to metrics.jsonl. Raises EcgrayError when the disk refuses."""
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            raise EcgrayError(
+                f"{self.metrics} must be writable, got: {error}; free space or mend permissions, then --resume."
+            ) from error
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; a last line torn by a kill is left out."""
+    def read_metrics(self, start: int = 0) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl from byte ``start`` on; a last line torn by a kill is left out."""
         if not self.metrics.is_file():
             return []
+        with open(self.metrics, "rb") as file:
+            file.seek(start)
+            content = file.read()
         lines = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        for line in content.splitlines():
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(line))
         return lines
