@@ -6,7 +6,8 @@ Every method of a setting is measured in turn, ``repeats`` times over, in the sa
 the range, and ratios to the median of the loop in the same process (the driver, or a Ray Train worker). All methods
 deliver the same visits of the same plan: int16 frames with targets, in batches of 256; the consumer reads one word per
 page. The loop is ``out[i] = signal[s:s+F]`` from the memory map into one block that is used again and again, plus the
-same targets in one call per block. The loader's targets are made beforehand and cost it nothing.
+same targets in one call per block. The loader's items are frames; its targets are made in one call before its first
+batch, which its whole run counts and its sustained rate does not.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ecgray.sampling.plan import Plan
-from ecgray.sampling.stream import Archive, Batch, cut_block, steps_per_block
+from ecgray.sampling.stream import Archive, Batch, cut_block, step_bytes
 
 BLOCK_BYTES = 8 << 20
 THREADS = 2
@@ -25,7 +25,7 @@ def stream_local(
     raised here, at the step it belongs to; closing the iterator ends the threads.
     """
     rows = len(lanes) * plan.lane_batch
-    steps = steps_per_block(archive, plan, task, lanes, BLOCK_BYTES)
+    steps = max(1, BLOCK_BYTES // step_bytes(archive, plan, task, lanes))
     starts = iter(range(first_step, last_step, steps))
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ecgray-stream")
     waiting: deque[Future[Batch]] = deque()

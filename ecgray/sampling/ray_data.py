@@ -14,7 +14,7 @@ import numpy as np
 
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import Plan
-from ecgray.sampling.stream import Archive, Batch, cut_block, steps_per_block
+from ecgray.sampling.stream import Archive, Batch, cut_block, step_bytes
 
 BLOCK_BYTES = 32 << 20
 """Signal in a block. Ray Data spends a fixed time on each, so blocks under 8 MB halve the rate or worse."""
@@ -38,7 +38,7 @@ def stream_ray(
     """
     share = cpu_share(world)
     rows = len(lanes) * plan.lane_batch
-    steps = steps_per_block(archive, plan, task, lanes, BLOCK_BYTES)
+    steps = max(1, BLOCK_BYTES // step_bytes(archive, plan, task, lanes))
     blocks = _blocks(archive, plan, task, first_step, last_step, tuple(lanes), steps, share)
     return _batches(blocks, rows, first_step * rows)
 
@@ -89,7 +89,7 @@ def _blocks(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Below what a task yields and above two thirds of it: each yield is one block, neither joined to the next nor cut.
-    context.target_max_block_size = int(0.9 * _block_bytes(archive, plan, task, lanes, steps))
+    context.target_max_block_size = int(0.9 * steps * step_bytes(archive, plan, task, lanes))
     steps_per_task = steps * BLOCKS_PER_TASK
     for first in range(first_step, last_step, steps_per_task * TASKS_PER_DATASET):
         last = min(first + steps_per_task * TASKS_PER_DATASET, last_step)
@@ -104,15 +104,10 @@ def _blocks(
                 batch_format="numpy",
                 zero_copy_batch=True,
                 num_cpus=share[0],
-                concurrency=share[1],
+                compute=ray.data.TaskPoolStrategy(size=share[1]),
             )
             batches = blocks.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
         yield from batches
-
-
-def _block_bytes(archive: Archive, plan: Plan, task: Any, lanes: Sequence[int], steps: int) -> int:
-    """Bytes of signal in a block of ``steps`` steps."""
-    return steps * (1 << 40) // steps_per_block(archive, plan, task, lanes, 1 << 40)
 
 
 def _cutter(source: Any, lanes: tuple[int, ...], steps: int) -> Callable[[Columns], Iterator[Columns]]:

@@ -154,9 +154,8 @@ def _slots(task: Any, frame_size: int, record: Ints, start: Ints, negatives: Neg
     return slot_record, slot_start
 
 
-def steps_per_block(archive: Archive, plan: Plan, task: Any, lanes: Sequence[int], block_bytes: int) -> int:
-    """Steps whose signal on ``lanes`` takes about ``block_bytes``, at least one."""
+def step_bytes(archive: Archive, plan: Plan, task: Any, lanes: Sequence[int]) -> int:
+    """Bytes of signal in one step's frames on ``lanes``."""
     frame_size = plan.sampling.frame_size
     samples = (task.context + 1 + task.negatives) * frame_size if task.negatives else task.span(frame_size)
-    step_bytes = len(lanes) * plan.lane_batch * len(archive.leads) * samples * 2
-    return max(1, block_bytes // step_bytes)
+    return len(lanes) * plan.lane_batch * len(archive.leads) * samples * 2
