@@ -19,14 +19,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-import ecgray
 from ecgray.config import to_dict
 from ecgray.databases.record import Database, Record, RecordRefused, Reference
 from ecgray.errors import EcgrayError
 from ecgray.shards.layout import lay_out, source_sizes
 from ecgray.shards.ledger import Ledger, shard_name
 from ecgray.shards.lock import locked
-from ecgray.shards.manifest import NAME, SCHEMA, WORK, Manifest, file_sha256, read_manifest, write_atomically
+from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_sha256, read_manifest, write_atomically
 from ecgray.shards.prepare import Target, prepare
 from ecgray.shards.writer import finish, publish_shard, write_shard
 
@@ -84,7 +83,7 @@ def _ingest(
     settings = {"database": to_dict(database), "fs": fs, "detect_beats": detect, "shard_mb": mb}
     sizes = source_sizes(references)
     listing = json.dumps([[r.record, r.patient, list(r.labels), n] for r, n in zip(references, sizes, strict=True)])
-    plan = {"schema": SCHEMA, "ecgray": ecgray.__version__, **settings, "records": sha256(listing.encode()).hexdigest()}
+    plan = {"schema": SCHEMA, "ecgray": SOFTWARE, **settings, "records": sha256(listing.encode()).hexdigest()}
     target = _resume_plan(out, work, plan)
     if target is None:
         target = _choose_target(database, references, fs, detect)
@@ -196,6 +195,11 @@ def _on_ray(jobs: Sequence[_Job], workers: int | None) -> Iterator[tuple[int, in
             yield from ray.get(ready)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
+    except ray.exceptions.RayError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EcgrayError(
+            f"Ray must keep its tasks alive, but one was lost ({reason}); run the same ingest again."
+        ) from error
     finally:
         if started:
             ray.shutdown()

@@ -8,6 +8,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from ecgray.errors import EcgrayError
 
 SCHEMA = 1
 """Version of the format on disk. A reader takes its own version only."""
+
+SOFTWARE = version("ecgray")
 
 NAME = "manifest.json"
 WORK = ".ingest"

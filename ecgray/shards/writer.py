@@ -20,12 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import ecgray
 from ecgray.databases.record import BEATS, RHYTHMS, Record, RecordRefused
 from ecgray.errors import EcgrayError
 from ecgray.shards import ledger as ledgers
 from ecgray.shards.ledger import Ledger, shard_name
-from ecgray.shards.manifest import NAME, SCHEMA, Manifest, file_sha256, fsync_folder, write_atomically
+from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, Manifest, file_sha256, fsync_folder, write_atomically
 from ecgray.shards.moments import merge, signal_moments
 from ecgray.shards.prepare import Target, prepare
 
@@ -115,7 +114,7 @@ def finish(
     labels = pc.value_counts(pc.list_flatten(table["labels"])).to_pylist()
     manifest = Manifest(
         schema=SCHEMA,
-        ecgray=ecgray.__version__,
+        ecgray=SOFTWARE,
         database=database,
         licence=licence,
         fs=target.fs,
