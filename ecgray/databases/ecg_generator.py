@@ -26,8 +26,8 @@ NOISE = RHYTHMS.index("noise")
 @dataclass(frozen=True, kw_only=True)
 class Strip:
     """A recording. signal_mv: float32 (samples,); beats: sample of the largest deflection of QRS, int64 (n,), strictly
-    ascending; beat_classes: uint8 (n,) indices into BEATS (undefined in noisy stretches); beat_rhythms: uint8 (n,) indices
-    into RHYTHMS (noise in noisy stretches)."""
+    ascending; beat_classes: uint8 (n,) indices into BEATS (undefined in noisy stretches); beat_rhythms: uint8 (n,)
+    indices into RHYTHMS (noise in noisy stretches)."""
 
     signal_mv: npt.NDArray[np.float32]
     beats: npt.NDArray[np.int64]
@@ -75,12 +75,18 @@ def _annotate(
     kind, rhythm = hearts.kind.copy(), hearts.rhythm.copy()
     inside = (position >= 0) & (position < len(signal))
     for stretch in stretches:
-        within = (hearts.time >= stretch.start) & (hearts.time < stretch.end)
-        kind[within], rhythm[within] = 0, NOISE
+        first, last = np.searchsorted(hearts.time, (stretch.start, stretch.end))
         if stretch.heart == 0.0:
-            inside &= ~within
-    return Strip(signal_mv=signal, beats=position[inside], beat_classes=kind[inside].astype(np.uint8),
-                 beat_rhythms=rhythm[inside].astype(np.uint8))
+            # No beats are seen; the ones at the edges are uncertain, so that no zone of rhythm reaches across.
+            inside[first:last] = False
+            first, last = max(first - 1, 0), last + 1
+        kind[first:last], rhythm[first:last] = 0, NOISE
+    return Strip(
+        signal_mv=signal,
+        beats=position[inside],
+        beat_classes=kind[inside].astype(np.uint8),
+        beat_rhythms=rhythm[inside].astype(np.uint8),
+    )
 
 
 def _draw(
@@ -99,8 +105,9 @@ def _draw(
     shiver = np.exp(rng.normal(0.0, 0.04, (n, qrs.shape[1])))
     for w in range(qrs.shape[1]):
         amplitude, centre, left, right = qrs[:, w].T
-        _kernels(signal, fs, hearts.time + centre * widths, amplitude * gain * shiver[:, w], left * widths, right * widths)
-    # QT follows the rate with the lag of some dozen beats, and the last interval a little (Bazett would be a power of 0.5).
+        height = amplitude * gain * shiver[:, w]
+        _kernels(signal, fs, hearts.time + centre * widths, height, left * widths, right * widths)
+    # QT follows the rate with the lag of some dozen beats, and the last interval a little; Bazett's power is 0.5.
     if n:
         lagged = lfilter([0.04], [1.0, -0.96], hearts.rr, zi=[0.96 * float(np.median(hearts.rr[:30]))])[0]
         stretch = (np.clip(0.8 * lagged + 0.2 * hearts.rr, 0.3, 1.6) / 0.85) ** 0.38
@@ -125,7 +132,7 @@ def _kernels(signal: Array, fs: float, time: Array, amplitude: Array, left: Arra
     half = int(np.ceil(3.8 * max(left.max(), right.max()) * fs))
     middle = np.rint(time * fs).astype(np.int64)
     keep = (middle > -half) & (middle < len(signal) + half)
-    middle, time, amplitude, left, right = (x[keep] for x in (middle, time, amplitude, left, right))
+    middle, time, amplitude, left, right = middle[keep], time[keep], amplitude[keep], left[keep], right[keep]
     place = middle[:, None] + np.arange(-half, half + 1)
     offset = place / fs - time[:, None]
     offset /= np.where(offset < 0, left[:, None], right[:, None])
@@ -139,8 +146,8 @@ def _add_atrial_waves(
 ) -> None:
     """f waves of fibrillation or the saw of flutter, in place.
 
-    Both are a fundamental with harmonics whose share makes the saw (Stridh and Soernmo, IEEE Trans. Biomed. Eng. 48, 2001);
-    in fibrillation frequency and size wander, in flutter neither does.
+    Both are a fundamental with harmonics whose share makes the saw (Stridh and Soernmo, IEEE Trans. Biomed. Eng. 48,
+    2001); in fibrillation frequency and size wander, in flutter neither does.
     """
     part = signal[max(0, int(episode.start * fs)) : max(0, int(episode.end * fs))]
     n = len(part)
@@ -152,13 +159,13 @@ def _add_atrial_waves(
     if episode.rhythm == AFLUT:
         hz = np.full(grid, patient.flutter_hz)
         phase = 2 * np.pi * patient.flutter_hz * (time + max(0.0, episode.start)) - 1.9
-        harmonics, size = (1.0, 0.5, 0.28, 0.14), np.full(n, patient.flutter_mv)
+        harmonics, size = [1.0, 0.5, 0.28, 0.14], np.full(n, patient.flutter_mv)
     else:
         hz = patient.f_wave_hz * (1.0 + lfilter([1.0], [1.0, -0.85], rng.normal(0.0, 0.07, grid)))
         phase = 2 * np.pi * np.cumsum(np.interp(time * 10, np.arange(grid), hz)) / fs
         level = np.exp(lfilter([1.0], [1.0, -0.93], rng.normal(0.0, 0.16, grid)))
         size = patient.f_wave_mv * np.interp(time * 10, np.arange(grid), level)
-        harmonics = (1.0, 0.4, 0.15)
+        harmonics = [1.0, 0.4, 0.15]
     wave = np.zeros(n)
     for order, share in enumerate(harmonics, start=1):
         wave -= share * np.sin(order * phase)

@@ -1,4 +1,4 @@
-"""What a recorder adds to the heart: wandering baseline, muscle, electrode motion, hum, stretches of noise, its filters."""
+"""What a recorder adds to the heart: wandering baseline, muscle, moving electrodes, hum, noisy stretches, filters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Signal = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyStretch:
-    """Seconds in which nobody can tell the beats; ``heart`` is what is left of the ECG, 0 for an electrode that is off."""
+    """Seconds in which nobody can tell the beats; ``heart`` is what is left of the ECG (0: electrode off)."""
 
     start: float
     end: float
@@ -34,14 +34,20 @@ def draw_stretches(noise: Noise, rng: np.random.Generator, seconds: float) -> tu
         kind = rng.random()
         # Light noise, in which the beats remain visible; noise that drowns them; an electrode that is off.
         heart = 1.0 if kind < 0.35 else (float(rng.uniform(0.2, 1.0)) if kind < 0.8 else 0.0)
-        strength = float(rng.uniform(0.15, 0.4) if kind < 0.35 else rng.uniform(0.5, 1.8))
+        strength = float(rng.uniform(0.12, 0.35) if kind < 0.35 else rng.uniform(0.4, 1.2))
         stretches.append(NoisyStretch(start=float(start), end=end, heart=heart, strength=strength))
     return tuple(stretches)
 
 
 def add_noise(
-    signal: Signal, noise: Noise, rng: np.random.Generator, fs: float, respiration: npt.NDArray[np.float64],
-    respiration_hz_grid: float, stretches: tuple[NoisyStretch, ...], size_mv: float,
+    signal: Signal,
+    noise: Noise,
+    rng: np.random.Generator,
+    fs: float,
+    respiration: npt.NDArray[np.float64],
+    respiration_hz_grid: float,
+    stretches: tuple[NoisyStretch, ...],
+    size_mv: float,
 ) -> None:
     """Add all of a patient's noise to ``signal`` (samples,) in mV, in place; ``size_mv`` scales the noisy stretches."""
     n = len(signal)
@@ -98,7 +104,8 @@ def _motion(signal: Signal, rng: np.random.Generator, fs: float, at: float, size
     if rng.random() < 0.4:
         part = signal[first : first + int(3 * fs)]
         time = np.arange(len(part), dtype=np.float32) / np.float32(fs)
-        part += np.float32(height) * np.exp(-time / np.float32(rng.uniform(0.15, 0.8)))
+        rise, fall = np.float32(0.012), np.float32(rng.uniform(0.15, 0.8))
+        part += np.float32(height) * np.exp(-time / fall) * (1 - np.exp(-time / rise))
         return
     part = signal[first : first + int(1.6 * fs)]
     time = np.arange(len(part), dtype=np.float32) / np.float32(fs)
@@ -116,16 +123,17 @@ def _noisy_stretch(signal: Signal, stretch: NoisyStretch, rng: np.random.Generat
     seconds = n / fs
     # Flanks of a quarter of a second keep the edges from looking like beats.
     flank = np.minimum(1.0, np.minimum(np.arange(n), np.arange(n)[::-1]) / (0.25 * fs)).astype(np.float32)
-    part *= 1 - flank * np.float32(1 - stretch.heart)
-    size = np.float32(stretch.strength * size_mv)
-    envelope = flank * _resample(np.exp(rng.normal(0.0, 0.7, int(seconds * 2) + 3)), n)
+    size = np.float32(stretch.strength * min(size_mv, 1.3))
     white = rng.standard_normal(n, dtype=np.float32)
-    band = rng.uniform(0.8, 4.0), rng.uniform(12.0, 45.0)
-    rough = sosfilt(butter(2, band, "bandpass", fs=fs, output="sos"), white)
-    part += envelope * (size * np.float32(0.45) * (rough / max(float(rough.std()), 1e-9)).astype(np.float32))
-    part += flank * white * (size * np.float32(rng.uniform(0.02, 0.2)))
+    band = rng.uniform(0.5, 3.0), float(np.exp(rng.uniform(np.log(4.5), np.log(45.0))))
+    rough = sosfilt(butter(2, band, "bandpass", fs=fs, output="sos"), white).astype(np.float32)
+    level = _resample(np.exp(rng.normal(0.0, 0.5, int(seconds * 2) + 3)), n)
+    added = level * rough * (size * np.float32(0.4) / max(float(rough.std()), 1e-9))
+    added += white * (size * np.float32(rng.uniform(0.01, 0.12)))
     slow = np.cumsum(rng.normal(0.0, 1.0, int(seconds * 3) + 4))
     slow -= np.linspace(slow[0], slow[-1], len(slow))
-    part += flank * _resample(slow, n) * (size * np.float32(rng.uniform(0.05, 0.5)))
-    for at in rng.uniform(0.0, seconds, rng.poisson(seconds * rng.uniform(0.1, 1.2))):
-        _motion(part, rng, fs, float(at), float(size))
+    added += _resample(slow, n) * (size * np.float32(rng.uniform(0.05, 0.4)))
+    for at in rng.uniform(0.0, seconds, rng.poisson(seconds * rng.uniform(0.1, 1.0))):
+        _motion(added, rng, fs, float(at), float(size))
+    part *= 1 - flank * np.float32(1 - stretch.heart)
+    part += flank * added

@@ -59,7 +59,7 @@ def draw_episodes(patient: Patient, rng: np.random.Generator, seconds: float) ->
     while start < seconds:
         # The mean stay is in proportion to the rhythm's share, so that alternating stays keep the shares.
         length = float(np.exp(rng.uniform(np.log(12.0), np.log(360.0)))) * (0.25 + 1.5 * shares[current])
-        end = seconds if (shares[current] > 0.97 or start + length > seconds - 6.0) else start + length
+        end = seconds if shares[current] > 0.97 or start + length > seconds - 6.0 else start + length
         episodes.append(Episode(start=start, end=end, rhythm=rhythms[current]))
         others = shares.copy()
         others[current] = 0.0
@@ -68,7 +68,7 @@ def draw_episodes(patient: Patient, rng: np.random.Generator, seconds: float) ->
 
 
 def breathe(patient: Patient, rng: np.random.Generator, seconds: float) -> Array:
-    """Respiration at GRID_HZ from 0 to ``seconds``, between -1 and 1, with a frequency that wanders by some per cent."""
+    """Respiration at GRID_HZ from 0 to ``seconds``, between -1 and 1, its frequency wandering by some per cent."""
     return _oscillate(patient.respiration_hz, rng, seconds)
 
 
@@ -90,11 +90,22 @@ def beat(patient: Patient, rng: np.random.Generator, episodes: tuple[Episode, ..
     return Heartbeats(**joined)
 
 
+def _foci(rng: np.random.Generator, n: int) -> Codes:
+    """Shapes for n PVCs, most of them from the first focus."""
+    return np.asarray(FIRST_FOCUS + np.minimum(rng.geometric(0.85, n) - 1, FOCI - 1))
+
+
 def _until(part: Heartbeats, stop: float) -> Heartbeats:
     keep, atrial = part.time < stop, part.atrial_time < stop
-    return Heartbeats(time=part.time[keep], kind=part.kind[keep], shape=part.shape[keep], rr=part.rr[keep],
-                      rhythm=part.rhythm[keep], atrial_time=part.atrial_time[atrial],
-                      atrial_origin=part.atrial_origin[atrial])
+    return Heartbeats(
+        time=part.time[keep],
+        kind=part.kind[keep],
+        shape=part.shape[keep],
+        rr=part.rr[keep],
+        rhythm=part.rhythm[keep],
+        atrial_time=part.atrial_time[atrial],
+        atrial_origin=part.atrial_origin[atrial],
+    )
 
 
 def _oscillate(hz: float, rng: np.random.Generator, seconds: float) -> Array:
@@ -119,15 +130,16 @@ def _sinus_rate(patient: Patient, rng: np.random.Generator, seconds: float, resp
     for _ in range(count):
         start = int(rng.integers(0, n))
         stop = min(n, start + int(GRID_HZ * np.exp(rng.uniform(np.log(25.0), np.log(400.0)))))
-        target = rng.uniform(40.0, 55.0) if rng.random() < 0.4 else rng.uniform(104.0, 150.0)
+        target = rng.uniform(40.0, 55.0) if rng.random() < 0.5 else rng.uniform(104.0, 150.0)
         steps[start] += np.log(target / patient.rate_bpm)
         steps[stop] -= np.log(target / patient.rate_bpm)
     ramp = np.exp(-1.0 / (GRID_HZ * 8.0))
     level += lfilter([1 - ramp], [1.0, -ramp], np.cumsum(steps[:-1]))
     # Vagal modulation fades as the rate rises.
     vagal = np.exp(-1.2 * np.clip(level, -0.3, 1.0))
-    modulation = patient.respiration * respiration + patient.mayer * _oscillate(patient.mayer_hz, rng, (n - 1) / GRID_HZ)
-    rate = patient.rate_bpm * np.exp(level) * (1.0 + vagal * modulation[:n])
+    mayer = _oscillate(patient.mayer_hz, rng, (n - 1) / GRID_HZ)[:n]
+    modulation = patient.respiration * respiration + patient.mayer * mayer
+    rate = patient.rate_bpm * np.exp(level) * (1.0 + vagal * modulation)
     return np.asarray(np.clip(rate, 34.0, 185.0) / 60.0)
 
 
@@ -157,12 +169,14 @@ def _sinus(patient: Patient, rng: np.random.Generator, last: float, stop: float,
     after = np.r_[False, premature[:-1]] & ~premature
     base = rr[np.maximum(start, 0)]
     centre = np.where(ventricular, patient.coupling_pvc, patient.coupling_pac)
-    coupling = (centre + rng.normal(0.0, 0.02, n).clip(-0.05, 0.05))[np.maximum(start, 0)].clip(0.52, 0.85)
+    drawn = (centre + rng.normal(0.0, 0.02, n).clip(-0.05, 0.05))[np.maximum(start, 0)]
+    # No beat comes within 0.32 s of another, at any rate.
+    coupling = np.maximum(drawn.clip(0.52, 0.85), np.minimum(0.32 / base, 0.95))
     was_ventricular = np.r_[False, ventricular[:-1]]
     length = np.r_[0, place[:-1]]
     # After a PVC the sinus node goes on undisturbed: the next beat comes at a whole number of sinus intervals,
     # two for a single PVC (full compensatory pause). A PAC resets the node: one interval and a little more.
-    whole = np.ceil(coupling * length + 0.5)
+    whole = np.ceil(coupling * length + np.maximum(0.5, 0.32 / base))
     pause = np.where(was_ventricular, (whole - coupling * length) * base, rr * (1.0 + rng.uniform(0.0, 0.14, n)))
     intervals = np.where(premature, coupling * base, np.where(after, pause, rr))
     dropped = (rng.random(n) < patient.dropped) & ~premature & ~after
@@ -172,7 +186,8 @@ def _sinus(patient: Patient, rng: np.random.Generator, last: float, stop: float,
     atrial = premature & ~ventricular
     wide = atrial & (rng.random(n) < patient.aberration * np.where(place > 1, 0.5, 1.0))
     kind = np.select([ventricular, wide, atrial], [PVC, WIDE_PAC, PAC], BEAT)
-    focus = FIRST_FOCUS + np.minimum(rng.geometric(0.85, n) - 1, FOCI - 1)
+    # A run comes from one focus.
+    focus = _foci(rng, n)[np.maximum(start, 0)]
     shape = np.select([ventricular, wide], [focus, np.full(n, ABERRATED)], NORMAL)
     pr, pr_ectopic = patient.waveforms.pr_s, patient.waveforms.pr_ectopic_s
     squeeze = np.sqrt(np.clip(intervals, 0.35, 1.2) / 0.85) ** 0.5
@@ -181,17 +196,30 @@ def _sinus(patient: Patient, rng: np.random.Generator, last: float, stop: float,
     # Sinus P waves that meet a ventricle in its refractory time: in the QRS-T of a PVC, or dropped.
     hidden = np.flatnonzero(starts & ventricular)
     lost = np.flatnonzero(dropped)
-    p_times = np.concatenate([p_time[conducted], time[hidden] + (1.0 - coupling[hidden]) * base[hidden] - pr,
-                              time[lost] - 0.5 * intervals[lost] - pr])
-    origins = np.concatenate([np.where(atrial, ECTOPIC_P, SINUS_P)[conducted],
-                              np.full(len(hidden) + len(lost), SINUS_P)])
+    p_times = np.concatenate(
+        [
+            p_time[conducted],
+            time[hidden] + (1.0 - coupling[hidden]) * base[hidden] - pr,
+            time[lost] - 0.5 * intervals[lost] - pr,
+        ]
+    )
+    origins = np.concatenate(
+        [np.where(atrial, ECTOPIC_P, SINUS_P)[conducted], np.full(len(hidden) + len(lost), SINUS_P)]
+    )
     order = np.argsort(p_times, kind="stable")
-    return Heartbeats(time=time, kind=kind, shape=shape, rr=intervals, rhythm=np.full(n, SINUS),
-                      atrial_time=p_times[order], atrial_origin=origins[order])
+    return Heartbeats(
+        time=time,
+        kind=kind,
+        shape=shape,
+        rr=intervals,
+        rhythm=np.full(n, SINUS),
+        atrial_time=p_times[order],
+        atrial_origin=origins[order],
+    )
 
 
 def _ectopy(patient: Patient, rng: np.random.Generator, n: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which of n beats are premature, and which of those ventricular: single, in couplets and runs, or every 2nd to 4th."""
+    """Which of n beats are premature, and which of those ventricular: single, in runs, or every 2nd to 4th."""
     index = np.arange(n)
     marks = []
     for chance in (patient.pac, patient.pvc):
@@ -228,11 +256,16 @@ def _fibrillate(patient: Patient, rng: np.random.Generator, last: float, stop: f
     # Ashman: a short interval after a long one finds a bundle branch still refractory.
     ashman = (np.r_[mean, rr[:-1]] > 1.15 * rr.mean()) & (rr < 0.75 * rr.mean()) & ~ventricular
     wide = ashman & (rng.random(n) < patient.aberration)
-    focus = FIRST_FOCUS + np.minimum(rng.geometric(0.85, n) - 1, FOCI - 1)
+    focus = _foci(rng, n)
     return Heartbeats(
-        time=last + np.cumsum(rr), kind=np.select([ventricular, wide], [PVC, WIDE_PAC], BEAT),
-        shape=np.select([ventricular, wide], [focus, np.full(n, ABERRATED)], NORMAL), rr=rr, rhythm=np.full(n, AFIB),
-        atrial_time=np.empty(0), atrial_origin=np.empty(0, np.int64))
+        time=last + np.cumsum(rr),
+        kind=np.select([ventricular, wide], [PVC, WIDE_PAC], BEAT),
+        shape=np.select([ventricular, wide], [focus, np.full(n, ABERRATED)], NORMAL),
+        rr=rr,
+        rhythm=np.full(n, AFIB),
+        atrial_time=np.empty(0),
+        atrial_origin=np.empty(0, np.int64),
+    )
 
 
 def _flutter(patient: Patient, rng: np.random.Generator, last: float, stop: float, rate: Array) -> Heartbeats:
@@ -248,8 +281,13 @@ def _flutter(patient: Patient, rng: np.random.Generator, last: float, stop: floa
     time = (onset + np.cumsum(block)) * cycle + rng.normal(0.0, 0.004, n)
     ventricular = rng.random(n) < min(patient.pvc, 0.03)
     time = time - np.where(ventricular, 0.35 * block * cycle, 0.0)
-    focus = FIRST_FOCUS + np.minimum(rng.geometric(0.85, n) - 1, FOCI - 1)
+    focus = _foci(rng, n)
     return Heartbeats(
-        time=time, kind=np.where(ventricular, PVC, BEAT), shape=np.where(ventricular, focus, NORMAL),
-        rr=np.diff(time, prepend=last), rhythm=np.full(n, AFLUT), atrial_time=np.empty(0),
-        atrial_origin=np.empty(0, np.int64))
+        time=time,
+        kind=np.where(ventricular, PVC, BEAT),
+        shape=np.where(ventricular, focus, NORMAL),
+        rr=np.diff(time, prepend=last),
+        rhythm=np.full(n, AFLUT),
+        atrial_time=np.empty(0),
+        atrial_origin=np.empty(0, np.int64),
+    )

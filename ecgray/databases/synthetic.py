@@ -78,7 +78,8 @@ def write_ambulatory(
         raise EcgrayError(
             "An ambulatory archive must have 1-100000 patients, 1-100 segments of 10 s or more and a seed from 0, got "
             f"patients={patients}, segments_per_patient={segments_per_patient}, segment_seconds={segment_seconds}, "
-            f"seed={seed}; change those.")
+            f"seed={seed}; change those."
+        )
     for number in range(patients):
         patient = draw_patient(np.random.default_rng([seed, 1, number]), CONDITIONS[number % len(CONDITIONS)])
         name = f"p{number:05d}"
@@ -99,8 +100,10 @@ def write_labelled(root: Path, *, records: int, seed: int, fs: float = 300.0) ->
     below one.
     """
     if not (1 <= records <= 99_999 and seed >= 0):
-        raise EcgrayError(f"A labelled set must have 1-99999 records and a seed from 0, got records={records}, "
-                          f"seed={seed}; change those.")
+        raise EcgrayError(
+            f"A labelled set must have 1-99999 records and a seed from 0, got records={records}, "
+            f"seed={seed}; change those."
+        )
     folder = Path(root) / "training2017"
     folder.mkdir(parents=True, exist_ok=True)
     names, rows = [], []
@@ -128,7 +131,7 @@ def labelled_strip(rng: np.random.Generator, label: str, fs: float) -> Strip:
     seconds = 30.0 if draw < 0.7 else (60.0 if draw < 0.82 else float(rng.uniform(9.0, 60.0)))
     seconds = round(seconds * fs) / fs
     condition = {"N": "normal", "A": "afib", "~": "normal"}.get(label) or str(rng.choice(OTHER_CONDITIONS))
-    patient = draw_patient(rng, condition, flipped=0.2)
+    patient = draw_patient(rng, condition, handheld=True)
     rhythm = {"afib": AFIB, "flutter": AFLUT}.get(condition, SINUS)
     start = 0.0
     if label == "A" and rng.random() < 0.15:
@@ -144,13 +147,24 @@ def labelled_strip(rng: np.random.Generator, label: str, fs: float) -> Strip:
     if label == "~":
         clean = seconds * float(rng.uniform(0.0, 0.3))
         at = float(rng.uniform(0.0, clean))
-        stretches = (NoisyStretch(start=at, end=at + seconds - clean, heart=float(rng.uniform(0.0, 0.9)),
-                                  strength=float(rng.uniform(0.8, 2.0))),)
+        stretches = (
+            NoisyStretch(
+                start=at,
+                end=at + seconds - clean,
+                heart=float(rng.uniform(0.0, 0.9)),
+                strength=float(rng.uniform(0.3, 1.3)),
+            ),
+        )
     strip = generate(patient, rng, seconds=seconds, fs=fs, episodes=episodes, stretches=stretches, band_hz=(0.5, 40.0))
     for _ in range(20):
         if label != "O" or condition not in ("pac", "pvc") or np.isin(strip.beat_classes, (2, 3, 4)).sum() >= 2:
             break
         strip = generate(patient, rng, seconds=seconds, fs=fs, episodes=episodes, band_hz=(0.5, 40.0))
+    if rng.random() < 0.35:
+        # The hand-held recorder starts before its amplifier has settled.
+        time = np.arange(len(strip.signal_mv), dtype=np.float32) / np.float32(fs)
+        start_mv = np.float32(rng.normal(0.0, 0.5))
+        strip.signal_mv[:] += start_mv * np.exp(-time / np.float32(rng.uniform(0.1, 0.7)))
     return strip
 
 

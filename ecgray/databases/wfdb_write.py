@@ -22,7 +22,9 @@ def write_signal(path: Path, signal: npt.NDArray[np.int16], fs: float, gain: str
     first = int(signal[0]) if len(signal) else 0
     path.with_suffix(".hea").write_text(
         f"{path.name} 1 {fs:g} {len(signal)}\n{path.name}.dat 16 {gain} 16 0 {first} {checksum} 0 {lead}\n",
-        encoding="ascii", newline="\n")
+        encoding="ascii",
+        newline="\n",
+    )
 
 
 def write_annotations(
@@ -52,7 +54,10 @@ def write_challenge(path: Path, signal: npt.NDArray[np.int16], fs: float, lead: 
     first = int(signal[0]) if len(signal) else 0
     path.with_suffix(".hea").write_text(
         f"{path.name} 1 {fs:g} {len(signal)} 05:05:15 1/05/2000\n"
-        f"{path.name}.mat 16+24 1000/mV 16 0 {first} 0 0 {lead}\n", encoding="ascii", newline="\r\n")
+        f"{path.name}.mat 16+24 1000/mV 16 0 {first} 0 0 {lead}\n",
+        encoding="ascii",
+        newline="\r\n",
+    )
 
 
 def _word(code: int, low: int) -> bytes:
