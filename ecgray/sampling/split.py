@@ -23,7 +23,9 @@ class ClassTable(Protocol):
     patient: npt.NDArray[np.int32]
     beat_totals: npt.NDArray[np.int64]
     rhythm_samples: npt.NDArray[np.int64]
-    labels: list[tuple[str, ...]]
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]: ...
 
 
 def patient_classes(archive: ClassTable, usable: Bools) -> tuple[Ints, Bools]:
