@@ -34,8 +34,8 @@ MAX_FAILURES = 5
 """How often lost workers are started again."""
 HANDOVER_S = 120.0
 """How long the first worker waits for one of an earlier start that may still be writing."""
-DATA_CPUS = 1.0
-"""CPUs left to Ray Data, which waits for ever when the workers hold them all."""
+LEAST_DATA_CPUS = 0.25
+"""What the stream of each worker needs of the cluster beside the worker; with less, Ray Data would wait for ever."""
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def train_on_ray(
                 name="train",
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
-                logging_config=LoggingConfig(log_level="WARNING"),
+                logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
             ),
         )
         try:
@@ -135,8 +135,9 @@ def _worker(settings: dict[str, Any]) -> None:
     """What runs on each worker."""
     import ray.train
 
-    for name in ("ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Ray Train logs every report through the root logger, Ray Data its plans through its own.
+    for name, level in ((None, logging.WARNING), ("ray.data", logging.WARNING), ("ecgray", logging.INFO)):
+        logging.getLogger(name).setLevel(level)
     context = ray.train.get_context()
     rank, size, verdict = context.get_world_rank(), context.get_world_size(), Path(settings["verdict"])
     if verdict.is_file():  # a worker of this start has met what a restart does not mend
@@ -175,11 +176,12 @@ def _worker_resources(cluster: dict[str, float], workers: int, backend: str) -> 
     Raises EcgrayError when the cluster is too small.
     """
     cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-    share = (cpus - (DATA_CPUS if backend == "ray" else 0.0)) / workers
+    for_data = max(min(cpus / 2, workers), workers * LEAST_DATA_CPUS) if backend == "ray" else 0.0
+    share = (cpus - for_data) / workers
     if share < 0.1:
         raise EcgrayError(
-            f"A run with {workers} workers needs a CPU for its data beside theirs, got a cluster with {cpus:g} CPUs; "
-            "take fewer workers, more CPUs, or the local stream."
+            f"A run with {workers} workers needs CPUs for them and {for_data:g} for their data, got a cluster with "
+            f"{cpus:g}; take fewer workers, more CPUs, or the local stream."
         )
     if 0 < gpus < workers:
         raise EcgrayError(

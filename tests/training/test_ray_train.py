@@ -71,7 +71,8 @@ def test_workers_leave_cpus_to_the_data() -> None:
     assert _worker_resources({"CPU": 2.0}, 2, "local") == {"CPU": 1.0}
     assert _worker_resources({"CPU": 16.0}, 2, "ray") == {"CPU": 7.0}
     assert _worker_resources({"CPU": 16.0, "GPU": 2.0}, 2, "ray") == {"CPU": 7.0, "GPU": 1.0}
-    with pytest.raises(EcgrayError, match="needs a CPU for its data"):
-        _worker_resources({"CPU": 1.0}, 1, "ray")
+    assert _worker_resources({"CPU": 1.0}, 1, "ray") == {"CPU": 0.5}
+    with pytest.raises(EcgrayError, match="2 for their data, got a cluster with 2"):
+        _worker_resources({"CPU": 2.0}, 8, "ray")
     with pytest.raises(EcgrayError, match="GPU of its own"):
         _worker_resources({"CPU": 16.0, "GPU": 1.0}, 2, "ray")
