@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
 from ecgray.finetuning.config import FinetuneConfig
@@ -33,6 +34,7 @@ from ecgray.finetuning.seed_run import (
 )
 from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_splits
 from ecgray.training.model_folder import ModelDescription
+from ecgray.training.run import read_config
 
 Work = Callable[[SeedJob, Signals], None]
 
@@ -170,7 +172,17 @@ def _origin(pretrained: Pretrained, compared: bool | None) -> dict[str, Any]:
         "manifest_hashes": list(pretrained.description.manifest_hashes),
         "fs": pretrained.description.fs,
         "test_records_compared": compared,
+        "config": _pretraining_config(pretrained),
     }
+
+
+def _pretraining_config(pretrained: Pretrained) -> dict[str, Any] | None:
+    """The config of the pretraining run, kept here since that run may be moved; None for a lone model folder."""
+    try:
+        values: dict[str, Any] = to_dict(read_config(pretrained.folder.parents[1]))
+    except EcgrayError:
+        return None
+    return values
 
 
 def _jobs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ecgray.errors import EcgrayError
-from ecgray.report.tables import Row
+from ecgray.report.tables import Row, Tables
 from ecgray.shards.archive import Archive, open_archive
 
 SHOWN_S = 10.0
@@ -40,12 +39,12 @@ class Example:
     length_s: float
 
 
-def find_examples(rows: Sequence[Row]) -> tuple[list[Example], str]:
+def find_examples(tables: Tables) -> tuple[list[Example], str]:
     """Per class the recordings that the best run got right and wrong most clearly, and why there are none if so.
 
-    Best is the run with the highest macro F1; ties between recordings go to the first by name.
+    Best is the run with the highest macro F1 (``Tables.best``); ties between recordings go to the first by name.
     """
-    best = max(rows, key=lambda row: row.scores["macro_f1"].mean)
+    best = tables.best
     try:
         archives = _open(best)
     except (EcgrayError, OSError) as error:
@@ -55,7 +54,7 @@ def find_examples(rows: Sequence[Row]) -> tuple[list[Example], str]:
         for archive in archives
         for index in range(len(archive))
     }
-    votes = {row.label: _votes(row.run.scored) for row in rows}
+    votes = {row.label: _votes(row.run.scored) for row in tables.rows}
     own = votes[best.label]
     own = own[[key in places for key in own.index]]
     if own.empty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ecgray.recipes.published import RUNS
 from ecgray.report import words
 from ecgray.report.tables import Comparisons, Tables
 
@@ -51,7 +52,7 @@ def _scores(tables: Tables) -> str:
         if row.published:
             published = [words.score(row.published.get(name)) for name in names]
             lines.append(
-                [words.source(row), *published, words.DASH, words.percent(row.published_improvement), words.DASH]
+                [words.source(row), *published, words.DASH, words.percent(row.published_improvement), str(RUNS)]
             )
     return _table(["", *map(words.score_word, names), "95 % interval", "against none", "seeds"], lines)
 

@@ -39,8 +39,9 @@ class Pretraining:
 
     @property
     def frames(self) -> int | None:
-        """Frames trained on, up to the run's end (its best checkpoint may lie before)."""
-        return None if self.config is None or self.steps is None else self.steps * self.config.training.batch_size
+        """Frames trained on, up to the run's end (its best checkpoint may lie before) where that is known."""
+        steps = self.step if self.steps is None else self.steps
+        return None if self.config is None or steps is None else steps * self.config.training.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,11 @@ class Run:
     @property
     def seeds(self) -> list[int]:
         return sorted(int(seed) for seed in self.predictions["seed"].unique())
+
+    @property
+    def trained_on(self) -> set[str]:
+        """Databases of the records that train."""
+        return set(self.splits.loc[self.splits["split"] == "train", "database"])
 
     @property
     def manifest_hashes(self) -> tuple[str, ...]:

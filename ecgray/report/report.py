@@ -35,7 +35,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> Path:
         raise EcgrayError(f"The report must go into a folder of its own, got '{out}'; give another --out.")
     tables = make_tables([read_run(folder) for folder in folders])
     rows, styles = tables.rows, looks(tables.rows)
-    examples, reason = find_examples(rows)
+    examples, reason = find_examples(tables)
 
     out.mkdir(parents=True, exist_ok=True)
     curves, strip = figures.validation_curves(rows, styles), figures.seed_strip(rows, styles)

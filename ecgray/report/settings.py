@@ -13,6 +13,8 @@ from ecgray.report.read_runs import Run
 from ecgray.training.config import PretrainConfig
 
 PAPERS_DATABASE, PAPERS_ARCHIVE = "cinc2017", "icentia11k"
+TEST_SHARE = 0.2
+"""Share of all records that the paper tests on."""
 PLACES = ("recipe", "data.shards", "data.test_shards", "pretrained")
 """Fields that name where things lie or where they came from, and decide no score."""
 COUNTED = ("protocol.seeds", "protocol.first_seed", "protocol.epochs", "data.records", "data.seconds")
@@ -77,9 +79,8 @@ def reduced_budget(run: Run, recipe: Recipe | None) -> list[str]:
     words = []
     if len(run.seeds) < full.protocol.seeds:
         words.append(f"{len(run.seeds)} of {full.protocol.seeds} seeds")
-    records = len(run.splits[run.splits["split"] != "unused"].drop_duplicates(["database", "record"]))
-    available = len(run.splits.drop_duplicates(["database", "record"]))
-    if set(run.splits["database"]) == {PAPERS_DATABASE} and available < published.RECORDS:
+    records = int(run.environment["records"])
+    if run.trained_on == {PAPERS_DATABASE} and (available := _of_the_papers(run)) < published.RECORDS:
         words.append(f"{available:,} of {published.RECORDS:,} records")
     elif run.config.data.records is not None:
         words.append(f"a sample of {records:,} records")
@@ -88,6 +89,12 @@ def reduced_budget(run: Run, recipe: Recipe | None) -> list[str]:
     if run.config.protocol.epochs < full.protocol.epochs:
         words.append(f"{run.config.protocol.epochs} of {full.protocol.epochs} epochs")
     return words + _reduced_pretraining(run)
+
+
+def _of_the_papers(run: Run) -> int:
+    """Records of the paper's database that the run has to do with, on any side."""
+    names = run.splits[run.splits["database"] == PAPERS_DATABASE]["record"]
+    return max(names.nunique(), int(run.environment["records"]))
 
 
 def _reduced_pretraining(run: Run) -> list[str]:
@@ -112,11 +119,12 @@ def other_test_set(run: Run) -> str | None:
         return f"scores of {count:,} validation records: the run has no test records"
     if databases != [PAPERS_DATABASE]:
         return f"tested on {count:,} records of {', '.join(databases)}, not of {PAPERS_DATABASE}"
+    everything = run.splits[run.splits["database"] == PAPERS_DATABASE]["record"].nunique()
+    if everything >= published.RECORDS and abs(count / everything - TEST_SHARE) < 0.01:
+        return None
     if run.evaluation is not None or run.config.data.test_shards is not None:
-        return f"tested on {count:,} records of another shard set, not on a fifth of the paper's {published.RECORDS:,}"
-    if len(run.splits.drop_duplicates(["database", "record"])) < published.RECORDS:
-        return f"tested on {count:,} records out of a part of CinC 2017, not on a fifth of all {published.RECORDS:,}"
-    return None
+        return f"tested on {count:,} records of another shard set, not on a fifth of all {published.RECORDS:,}"
+    return f"tested on {count:,} records out of a part of CinC 2017, not on a fifth of all {published.RECORDS:,}"
 
 
 def other_settings(run: Run, recipe: Recipe | None) -> list[str]:
@@ -133,7 +141,9 @@ def other_settings(run: Run, recipe: Recipe | None) -> list[str]:
 
 def _pretraining_differences(config: PretrainConfig, recipe: str) -> list[tuple[str, Any, Any]]:
     ignored = (*PLACES, *PRETRAINING_BUDGET, *SPEED_ONLY)
-    return [(name, *values) for name, values in differences(config, RECIPES[recipe].make(), ignored).items()]
+    found = differences(config, RECIPES[recipe].make(), ignored)
+    # The network is the finetuning run's own, and said there.
+    return [(name, *values) for name, values in found.items() if not name.startswith("model.")]
 
 
 def _instead(name: str, value: Any, full: Any) -> str:
@@ -166,13 +176,16 @@ def label(run: Run) -> str:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A distinct name per run: the pretraining, then the settings that tell equals apart, then the folder."""
+    """A distinct name per run: the pretraining, then what tells equals apart: settings, test database, folder."""
     names = [label(run) for run in runs]
     varying = {
         name: values for name, values in between_runs(runs) if name not in (*PLACES, "protocol.seeds") and name in SHORT
     }
     for name, values in varying.items():
         names = [f"{said}, {SHORT[name].format(value)}" for said, value in zip(names, values, strict=True)]
+    tested = [", ".join(sorted(set(run.scored["database"]))) for run in runs]
+    if len(set(tested)) > 1:
+        names = [f"{name}, on {databases}" for name, databases in zip(names, tested, strict=True)]
     return [
         f"{name} ({(run.evaluation or run.folder).name})" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)

@@ -59,6 +59,12 @@ class Row:
         return dict(self.recipe.published) if self.recipe is not None else {}
 
     @property
+    def scored_records(self) -> frozenset[tuple[str, str]]:
+        """(database, record) of the test, empty for a run that is scored on validation."""
+        scored = self.run.scored[["database", "record"]].drop_duplicates()
+        return frozenset() if self.run.split == "val" else frozenset(scored.itertuples(index=False, name=None))
+
+    @property
     def caveats(self) -> list[str]:
         return [*self.budget, *([self.test_set] if self.test_set else []), *self.other]
 
@@ -87,6 +93,12 @@ class Tables:
         """Columns of the main table: macro F1, F1 per class, and the official score where it is defined."""
         official = ["official_f1"] if any("official_f1" in row.scores for row in self.rows) else []
         return ["macro_f1", *(f"f1_{name}" for name in self.classes), *official]
+
+    @property
+    def best(self) -> Row:
+        """The highest macro F1 among the runs that were scored on the same records as the first one."""
+        same = [row for row in self.rows if row.scored_records == self.rows[0].scored_records]
+        return max(same, key=lambda row: row.scores["macro_f1"].mean)
 
 
 def make_tables(runs: Sequence[Run]) -> Tables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -239,10 +240,35 @@ def test_evaluation_is_reported_as_another_test_set(tmp_path: Path, fake: Any) -
     values = {"run": str(run), "data": "/nowhere/other", "manifest_hashes": ["abc"]}
     (out / "evaluation.json").write_text(json.dumps(values))
     tables = make_tables([read_run(run), read_run(out)])
-    assert len({row.label for row in tables.rows}) == 2
+    assert [row.label for row in tables.rows] == ["none, on cinc2017", "none, on other"]
+    assert tables.best is tables.rows[0]
     assert any("records of other, not of cinc2017" in words for words in tables.rows[1].caveats)
     assert tables.rows[1].run.manifest_hashes[-1] == "abc"
     assert write_report([run, out], tmp_path / "out").is_file()
+
+
+def test_held_back_fifth_in_a_shard_set_of_its_own_is_the_papers_design(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=published.RECORDS, seeds=10, epochs=200)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["test_shards"] = "/nowhere/test"
+    (run / "config.json").write_text(json.dumps(config))
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"records": 6822}))
+    assert make_tables([read_run(run)]).rows[0].caveats == []
+
+
+def test_pretraining_config_that_the_run_kept_is_used_when_the_pretraining_run_is_gone(
+    tmp_path: Path, fake: Any
+) -> None:
+    run = fake(tmp_path / "run", pretraining="weimann2021_beat", records=300)
+    kept = json.loads((tmp_path / "run-pretraining" / "config.json").read_text())
+    shutil.rmtree(tmp_path / "run-pretraining")
+    environment = json.loads((run / "environment.json").read_text())
+    environment["pretrained"]["config"] = kept
+    (run / "environment.json").write_text(json.dumps(environment))
+    row = make_tables([read_run(run)]).rows[0]
+    assert row.label == "beat" and row.recipe is not None
+    assert "pretrained on 12,800 of 42.8 million frames" in row.caveats
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path, fake: Any) -> None:
