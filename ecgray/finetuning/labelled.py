@@ -49,7 +49,7 @@ def open_labelled(shards: str | Path) -> LabelledSet:
     """
     if not str(shards):
         raise EcgrayError("Finetuning needs a labelled shard set, got none; give --data SHARDS.")
-    archive = open_archive([shards])
+    archive = open_archive([shards], verify="hashes")
     counts = np.array([len(labels) for labels in archive.labels], np.int64)
     single = counts == 1
     refused = f"{int((counts == 0).sum())} without a label and {int((counts > 1).sum())} with several"

@@ -19,7 +19,7 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
     records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, mean_mv, sd_mv
     (pooled over all samples and leads), refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
     """
-    archive = open_archive(paths)
+    archive = open_archive(paths, verify="hashes")
     beats: Counter[str] = Counter()
     rhythms: Counter[str] = Counter()
     labels: Counter[str] = Counter()

@@ -18,10 +18,12 @@ ICENTIA11K_MV = (0.0018, 1.3711)
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Shard sets of one rate, and whose mean and standard deviation standardise them: their own (the paper's rule)
-    or those of the whole Icentia11K archive (papers.md W7)."""
+    or those of the whole Icentia11K archive (papers.md W7). ``verify``: what is checked of every shard file before the
+    first step, its SHA-256, or its size alone where the archive is too large to be read once more."""
 
     shards: tuple[str, ...] = ()
     standardisation: Literal["manifest", "icentia11k"] = "manifest"
+    verify: Literal["hashes", "sizes"] = "hashes"
 
 
 @dataclass(frozen=True, kw_only=True)

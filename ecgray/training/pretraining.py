@@ -45,7 +45,7 @@ def pretrain(
         raise unknown("stream backend", backend, BACKENDS)
     shards = tuple(str(Path(path).expanduser().resolve()) for path in config.data.shards)
     config = replace(config, data=replace(config.data, shards=shards))
-    archive = open_archive(shards)
+    archive = open_archive(shards, verify=config.data.verify)
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
     _check_shares(config, workers)
     hashes = [manifest.hash for manifest in archive.manifests]
