@@ -9,11 +9,10 @@ import pandas as pd
 
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
-from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config, seed_folder, write_json_atomically, write_parquet_atomically
-from ecgray.finetuning.labelled import LabelledSet, open_labelled, refuse_overlap
+from ecgray.finetuning.labelled import open_labelled, refuse_overlap
 from ecgray.finetuning.prepare import Preprocessing, prepare
-from ecgray.finetuning.pretrained import open_pretrained, pretraining_records
+from ecgray.finetuning.pretrained import refuse_pretraining_records
 from ecgray.finetuning.seed_run import is_complete, predict, prediction_table
 from ecgray.training.distributed import best_device
 from ecgray.training.model_folder import ModelDescription, read_json, read_model
@@ -42,7 +41,10 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
     splits = pd.read_parquet(run / "splits.parquet")
     used = splits[splits["split"] != "unused"].drop_duplicates(["database", "record"])
     refuse_overlap(given.records, used, f"the records that {run} has used")
-    compared = _refuse_pretraining(config, given)
+    environment = read_json(run / "environment.json")
+    origin, compared = environment.get("pretrained"), None
+    if origin is not None:
+        compared = refuse_pretraining_records(given.records, given.archive, origin)
     networks = [read_model(seed_folder(run, seed)) for seed in seeds]
     description = networks[0][1]
     if len(description.leads) != len(given.archive.leads):
@@ -62,16 +64,16 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_parquet_atomically(out / "predictions.parquet", predictions)
     write_json_atomically(out / "scores.json", score_predictions(predictions, description.classes))
-    origin = {
+    details = {
         "run": str(run),
-        "config_hash": read_json(run / "environment.json").get("config_hash"),
+        "config_hash": environment.get("config_hash"),
         "data": given.archive.paths[0],
         "manifest_hashes": [manifest.hash for manifest in given.archive.manifests],
         "records": len(given.records),
         "records_left_out": given.left_out,
         "pretraining_records_compared": compared,
     }
-    write_json_atomically(out / "evaluation.json", origin | describe_environment())
+    write_json_atomically(out / "evaluation.json", details | describe_environment())
     return out
 
 
@@ -88,13 +90,3 @@ def stored_preprocessing(description: ModelDescription) -> Preprocessing:
         length_samples=description.length_samples,
         padding=description.padding,
     )
-
-
-def _refuse_pretraining(config: FinetuneConfig, given: LabelledSet) -> bool | None:
-    """Whether the pretraining run's records could be compared one by one; None without pretraining."""
-    if config.pretrained is None:
-        return None
-    seen = pretraining_records(open_pretrained(config.pretrained), given.archive)
-    if seen is not None:
-        refuse_overlap(given.records, seen, f"the records that {config.pretrained} was pretrained on")
-    return seen is not None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
-from ecgray.finetuning.labelled import record_names
+from ecgray.finetuning.labelled import record_names, refuse_overlap
 from ecgray.models.base import Model
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.manifest import file_sha256
+from ecgray.training.config import PretrainConfig
 from ecgray.training.loaded import model_folder
 from ecgray.training.model_folder import WEIGHTS, ModelDescription, read_description
 from ecgray.training.run import read_config
@@ -23,11 +26,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A pretrained network: the model folder that is used, its description, and the SHA-256 of its weights."""
+    """A pretrained network: the model folder that is used, its description, the SHA-256 of its weights, and the config
+    of its run (None for a model folder outside a run)."""
 
     folder: Path
     description: ModelDescription
     sha256: str
+    config: PretrainConfig | None
+
+    def origin(self) -> dict[str, Any]:
+        """What a finetuning run keeps of it, since the pretraining run may be moved."""
+        return {
+            "folder": str(self.folder),
+            "sha256": self.sha256,
+            "config_hash": self.description.config_hash,
+            "manifest_hashes": list(self.description.manifest_hashes),
+            "fs": self.description.fs,
+            "config": None if self.config is None else to_dict(self.config),
+        }
 
 
 def open_pretrained(run: str | Path) -> Pretrained:
@@ -36,7 +52,13 @@ def open_pretrained(run: str | Path) -> Pretrained:
     Raises EcgrayError when there is none.
     """
     folder = model_folder(Path(run).expanduser().absolute()).resolve()
-    return Pretrained(folder=folder, description=read_description(folder), sha256=file_sha256(folder / WEIGHTS))
+    try:
+        config = read_config(folder.parents[1])
+    except EcgrayError:
+        config = None
+    return Pretrained(
+        folder=folder, description=read_description(folder), sha256=file_sha256(folder / WEIGHTS), config=config
+    )
 
 
 def check_fits(pretrained: Pretrained, model: Model, leads: tuple[str, ...]) -> None:
@@ -60,28 +82,31 @@ def check_fits(pretrained: Pretrained, model: Model, leads: tuple[str, ...]) -> 
         )
 
 
-def pretraining_records(pretrained: Pretrained, test: Archive) -> pd.DataFrame | None:
-    """Columns database, record, signal_hash of every record of the pretraining run's shard sets (validation patients
-    too, since they chose its checkpoint), or None, with a warning, when these can no longer be opened.
+def refuse_pretraining_records(test: pd.DataFrame, archive: Archive, origin: Mapping[str, Any]) -> bool:
+    """Refuse ``test``, records of ``archive``, if a network has seen one in pretraining (``origin``: see
+    ``Pretrained.origin``). Validation patients count too, since they chose its checkpoint.
 
-    Raises EcgrayError when they cannot and ``test``, the set that test records come from, was itself pretrained on.
+    Returns whether records could be compared one by one. Where the pretraining's shard sets can no longer be opened,
+    only whole sets are compared, by their manifests, and a warning says so.
+    Raises EcgrayError for records that it has seen, by name or by signal, with the list.
     """
-    hashes = pretrained.description.manifest_hashes
+    hashes = origin["manifest_hashes"]
+    shards = ((origin["config"] or {}).get("data") or {}).get("shards") or []
     try:
-        shards = read_config(pretrained.folder.parents[1]).data.shards
-        archive = open_archive(shards)
-        if sorted(manifest.hash for manifest in archive.manifests) != sorted(hashes):
+        seen = open_archive(shards)
+        if sorted(manifest.hash for manifest in seen.manifests) != sorted(hashes):
             raise EcgrayError(f"the shard sets at {', '.join(shards)} are others by now")
-        return record_names(archive)
     except (EcgrayError, OSError) as error:
-        if {manifest.hash for manifest in test.manifests} & set(hashes):
+        if {manifest.hash for manifest in archive.manifests} & set(hashes):
             raise EcgrayError(
-                f"No test record may be among the pretraining run's, got the very shard set {', '.join(test.paths)}, "
-                "which was pretrained on; pretrain on other shard sets, or test on another one."
+                f"No test record may be among the pretraining run's, got the very shard set {archive.paths[0]}, which "
+                "was pretrained on; pretrain on other shard sets, or test on another one."
             ) from error
         log.warning(
             "The pretraining run's records could not be compared with the test records one by one (%s); "
             "only whole shard sets were.",
             error,
         )
-        return None
+        return False
+    refuse_overlap(test, record_names(seen), f"the records that {origin['folder']} was pretrained on")
+    return True

@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import open_folder, run_hash, seed_folder, write_json_atomically, write_parquet_atomically
-from ecgray.finetuning.labelled import LabelledSet, open_labelled, refuse_overlap
+from ecgray.finetuning.labelled import LabelledSet, open_labelled
 from ecgray.finetuning.prepare import Preprocessing, prepare
-from ecgray.finetuning.pretrained import Pretrained, check_fits, open_pretrained, pretraining_records
+from ecgray.finetuning.pretrained import Pretrained, check_fits, open_pretrained, refuse_pretraining_records
 from ecgray.finetuning.seed_run import (
     PREDICTIONS,
     SeedJob,
@@ -34,7 +33,6 @@ from ecgray.finetuning.seed_run import (
 )
 from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_splits
 from ecgray.training.model_folder import ModelDescription
-from ecgray.training.run import read_config
 
 Work = Callable[[SeedJob, Signals], None]
 
@@ -61,10 +59,13 @@ def finetune(config: FinetuneConfig, out: Path | str, *, workers: int = 0, resum
     tests = None if own_test else records.iloc[:0] if test_set is None else test_set.records
     splits = make_splits(records, tests, config)
     pretrained = None if config.pretrained is None else open_pretrained(config.pretrained)
-    compared = None
+    origin: dict[str, Any] | None = None
     if pretrained is not None:
         check_fits(pretrained, config.model, labelled.archive.leads)
-        compared = _refuse_leak(pretrained, splits, labelled if own_test else test_set)
+        origin = pretrained.origin() | {"test_records_compared": None}
+        if own_test or test_set is not None:
+            test = splits[splits["split"] == "test"]
+            origin["test_records_compared"] = refuse_pretraining_records(test, (test_set or labelled).archive, origin)
     sources: dict[str, Any] = {
         "manifest_hashes": [manifest.hash for manifest in labelled.archive.manifests],
         "test": "own" if own_test else None if test_set is None else test_set.archive.manifests[0].hash,
@@ -74,7 +75,7 @@ def finetune(config: FinetuneConfig, out: Path | str, *, workers: int = 0, resum
         "classes": list(classes),
         "records": len(records),
         "records_left_out": labelled.left_out,
-        "pretrained": None if pretrained is None else _origin(pretrained, compared),
+        "pretrained": origin,
     }
     with open_folder(Path(out), config, sources, details, resume=resume) as run:
         write_parquet_atomically(run / "splits.parquet", splits[COLUMNS])
@@ -153,38 +154,6 @@ def _open_test_set(config: FinetuneConfig, labelled: LabelledSet) -> LabelledSet
     return test_set
 
 
-def _refuse_leak(pretrained: Pretrained, splits: pd.DataFrame, opened: LabelledSet | None) -> bool | None:
-    """Whether test and pretraining records could be compared one by one; None without a test."""
-    if opened is None:
-        return None
-    seen = pretraining_records(pretrained, opened.archive)
-    if seen is None:
-        return False
-    refuse_overlap(splits[splits["split"] == "test"], seen, f"the records that {pretrained.folder} was pretrained on")
-    return True
-
-
-def _origin(pretrained: Pretrained, compared: bool | None) -> dict[str, Any]:
-    return {
-        "folder": str(pretrained.folder),
-        "sha256": pretrained.sha256,
-        "config_hash": pretrained.description.config_hash,
-        "manifest_hashes": list(pretrained.description.manifest_hashes),
-        "fs": pretrained.description.fs,
-        "test_records_compared": compared,
-        "config": _pretraining_config(pretrained),
-    }
-
-
-def _pretraining_config(pretrained: Pretrained) -> dict[str, Any] | None:
-    """The config of the pretraining run, kept here since that run may be moved; None for a lone model folder."""
-    try:
-        values: dict[str, Any] = to_dict(read_config(pretrained.folder.parents[1]))
-    except EcgrayError:
-        return None
-    return values
-
-
 def _jobs(
     config: FinetuneConfig,
     run: Path,
@@ -223,7 +192,8 @@ def _run(work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, wh
         if workers:
             from ecgray.finetuning.ray_seeds import run_on_ray
 
-            run_on_ray(work, jobs, signals, workers, lambda job: bar.update())
+            side_by_side = min(workers, jobs[0].config.protocol.seeds)
+            run_on_ray(work, jobs, signals, side_by_side, lambda job: bar.update())
             return
         for job in jobs:
             work(job, signals)

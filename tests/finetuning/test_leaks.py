@@ -211,3 +211,6 @@ def test_evaluate_refuses_what_the_run_was_pretrained_on(
     run = finetune(small(labelled, protocol={"seeds": 1, "epochs": 1}, pretrained=str(pretrained)), tmp_path / "run")
     with pytest.raises(EcgrayError, match="was pretrained on, got 18"):
         evaluate(run, others, tmp_path / "out")
+    shutil.rmtree(pretrained)  # the finetuning run knows where it came from
+    with pytest.raises(EcgrayError, match="was pretrained on, got 18"):
+        evaluate(run, others, tmp_path / "out")

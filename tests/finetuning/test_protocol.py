@@ -28,8 +28,9 @@ from ecgray.finetuning import seed_run
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config, seed_folder
 from ecgray.finetuning.protocol import finetune
+from ecgray.finetuning.ray_seeds import share
 from ecgray.finetuning.seed_run import SeedJob, initial_network
-from ecgray.finetuning.seed_state import History
+from ecgray.training.objectives import Focal
 from tests.finetuning.conftest import make_record, make_records, write_shards
 
 Small = Callable[..., FinetuneConfig]
@@ -301,8 +302,24 @@ def seed_job(config: FinetuneConfig, folder: Path) -> SeedJob:
     )
 
 
-def test_history_starts_empty() -> None:
-    assert History().epoch == 0 and History().epochs == []
+def test_other_objectives_and_bf16(labelled: Path, small: Small, tmp_path: Path) -> None:
+    config = small(labelled, data={"records": 60}, protocol={"seeds": 1, "epochs": 2}, precision="bf16")
+    config = replace(config, objective=Focal(class_weights="balanced"))
+    config = replace(config, optimiser=replace(config.optimiser, clip_norm=1.0, weight_decay=0.01))
+    run = finetune(config, tmp_path / "run")
+    rows = [json.loads(line) for line in (seed_folder(run, 0) / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 and all(np.isfinite(row["train_loss"]) for row in rows)
+    assert read_config(run) == config
+
+
+@pytest.mark.parametrize(
+    "total, workers, expected", [(2, 2, 1), (2, 3, 0.5), (16, 5, 3), (0, 4, 0), (1, 10, 0.1), (4, 10, 1 / 3), (1, 1, 1)]
+)
+def test_shares_of_cpus_and_gpus(total: float, workers: int, expected: float) -> None:
+    """Fractions fit evenly into one device, and all workers fit in at once."""
+    assert share(total, workers) == pytest.approx(expected)
+    if 0 < share(total, workers) < 1:
+        assert int(1 / share(total, workers) + 1e-9) * total >= workers
 
 
 def test_on_ray_equals_in_this_process(labelled: Path, small: Small, tmp_path: Path) -> None:
