@@ -1,0 +1,1 @@
+"""What stored runs scored, as a page, Markdown, CSV and PNG."""

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ecgray.report.colours import INK, MUTED, PAPER, RULE, Look, as_css
 from ecgray.report.tables import CLASS_WORDS, Row
@@ -69,6 +70,8 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
         axes.set_xlabel("epoch")
         axes.set_ylabel("validation macro F1")
         axes.set_xlim(left=0)
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(axes, len(rows))
     return figure
 

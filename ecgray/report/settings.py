@@ -182,7 +182,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
         name: values for name, values in between_runs(runs) if name not in (*PLACES, "protocol.seeds") and name in SHORT
     }
     for name, values in varying.items():
-        names = [f"{said}, {SHORT[name].format(value)}" for said, value in zip(names, values, strict=True)]
+        shown = ["all" if value == "none" else value for value in values]
+        names = [f"{said}, {SHORT[name].format(value)}" for said, value in zip(names, shown, strict=True)]
     tested = [", ".join(sorted(set(run.scored["database"]))) for run in runs]
     if len(set(tested)) > 1:
         names = [f"{name}, on {databases}" for name, databases in zip(names, tested, strict=True)]

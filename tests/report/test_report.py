@@ -19,8 +19,9 @@ from sklearn.metrics import confusion_matrix, f1_score
 from ecgray.errors import EcgrayError
 from ecgray.models import MODELS
 from ecgray.recipes import RECIPES, published
-from ecgray.report.read_runs import read_run
+from ecgray.report.read_runs import Pretraining, Run, read_run
 from ecgray.report.report import write_report
+from ecgray.report.settings import find_row
 from ecgray.report.tables import make_tables
 
 TASKS = {"none": None, "beat": "weimann2021_beat", "rhythm": "weimann2021_rhythm"}
@@ -206,6 +207,28 @@ def test_a_run_stands_beside_the_row_of_what_it_really_started_from(
     run = fake(tmp_path / "run", recipe=recipe, pretraining=pretraining, records=300, seeds=2, epochs=3)
     found = make_tables([read_run(run)]).rows[0].recipe
     assert found is not None and found.name == row
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.stage == "finetune"])
+def test_every_recipe_used_as_it_is_stands_beside_its_own_row(name: str) -> None:
+    recipe, nothing = RECIPES[name], pd.DataFrame({"database": [], "record": [], "split": []})
+    before: Any = None if recipe.pretrained_by is None else RECIPES[recipe.pretrained_by].make()
+    config: Any = replace(recipe.make(), pretrained=None if before is None else "/run")
+    start = Pretraining(folder="/run", config=before, step=1, steps=1)
+    run = Run(
+        folder=Path("/run"),
+        config=config,
+        environment={},
+        predictions=nothing,
+        classes=(),
+        splits=nothing,
+        history=nothing,
+        pretraining=None if before is None else start,
+    )
+    found = find_row(run)
+    assert found is not None and found.pretrained_by == recipe.pretrained_by
+    # A curve has no number: Table 1 has that of the same run.
+    assert found is recipe if recipe.published else found.table == "Table 1"
 
 
 def test_lost_pretraining_run_gives_no_published_row(tmp_path: Path, fake: Any) -> None:
