@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--future-steps", type=int, default=500)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--val-fraction", type=float, default=0.25)
     words = parser.parse_args()
 
@@ -68,7 +69,13 @@ def main() -> None:
             data=replace(config.data, shards=tuple(words.shards)),
             model=replace(config.model, width=words.width),
             sampling=replace(config.sampling, val_fraction=words.val_fraction),
-            training=replace(config.training, steps=steps, validate_every=max(1, steps // 10), checkpoint_every=steps),
+            training=replace(
+                config.training,
+                steps=steps,
+                validate_every=max(1, steps // 10),
+                checkpoint_every=steps,
+                threads=words.threads,
+            ),
         )
         curves = {}
         for kind, stream in (("targets", true_stream), ("shuffled targets", shuffled(true_stream))):

@@ -1,0 +1,143 @@
+"""What a user meets at the command line: JSON for programs, and one clear line for every wrong input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ecgray.cli import main
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def mitdb_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "mitdb"
+    assert main(["ingest", "mitdb", str(DATA / "mitdb"), "--out", str(out), "--workers", "0", "--fs", "250"]) == 0
+    return out
+
+
+@pytest.fixture
+def shards(mitdb_shards: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(mitdb_shards, tmp_path / "shards"))
+
+
+SMALL = ["--model.width", "4", "--training.steps", "2", "--sampling.val-fraction", "0.3", "--training.batch-size", "8"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line that the command leaves, with exit code 2."""
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1, said
+    assert said[0].startswith("ecgray: ") and "Traceback" not in said[0]
+    return said[0]
+
+
+def test_inspect_json(mitdb_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(mitdb_shards), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = "records patients hours fs leads beats rhythm_seconds labels mean_mv sd_mv refused"
+    assert list(found) == names.split()
+    headers = len(list((DATA / "mitdb").glob("*.hea")))
+    assert found["fs"] == 250 and found["records"] + len(found["refused"]) == headers
+
+
+def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {
+        "models": {"name", "leads", "classes", "parameters"},
+        "recipes": {"name", "stage", "paper", "table", "row", "published"},
+        "databases": {"name", "title", "licence"},
+        "tasks": {"name", "paper", "classes"},
+    }
+    for verb, expected in keys.items():
+        assert main([verb, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert rows and all(set(row) == expected for row in rows)
+    assert main(["recipes", "--json"]) == 0
+    by_name = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert by_name["weimann2021_table1_beat_2048"]["published"]["macro_f1"] == [0.779, 0.014]
+
+
+def test_help_of_every_verb_needs_no_ray() -> None:
+    code = """
+import sys
+from ecgray.cli import VERBS, main
+for verb in VERBS:
+    words = {"ingest": ["mitdb"], "pretrain": ["weimann2021_beat"], "finetune": ["weimann2021_cinc2017"]}.get(verb, [])
+    try:
+        main([verb, *words, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0, verb
+assert "ray" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_near_matches(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean ingest" in refused(capsys, "ingst")
+    assert "did you mean mitdb" in refused(capsys, "ingest", "mitbd", DATA, "--out", tmp_path / "o")
+    assert "weimann2021_beat" in refused(capsys, "pretrain", "weiman2021_beat", "--data", shards, "--out", tmp_path)
+    words = ("pretrain", "weimann2021_beat", "--data", shards, "--out", tmp_path / "o", "--training.stesp", 3)
+    assert "--training.steps" in refused(capsys, *words)
+    assert "beat" in refused(capsys, "label", shards, "--task", "beats", "--frames", "none.csv")
+    assert not (tmp_path / "o").exists()
+
+
+def test_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    for database in ("icentia11k", "mitdb", "cinc2017", "folder", "synthetic"):
+        for root in ("missing", "empty"):
+            line = refused(capsys, "ingest", database, tmp_path / root, "--out", out, "--workers", 0)
+            assert str(tmp_path / root) in line
+    assert "mitdb" in refused(capsys, "ingest", "icentia11k", DATA / "mitdb", "--out", out, "--workers", 0)
+    assert not out.exists()
+
+
+def test_shards(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ("pretrain", "weimann2021_beat", "--data", shards, "--out", tmp_path / "run", *SMALL)
+    assert "missing" in refused(capsys, "inspect", tmp_path / "missing")
+    signal = next(shards.glob("shard-*/signal.npy"))
+    content = bytearray(signal.read_bytes())
+    content[len(content) // 2] ^= 1
+    signal.write_bytes(content)
+    assert "SHA-256" in refused(capsys, *run)
+    signal.write_bytes(content[: len(content) // 2])
+    assert str(signal) in refused(capsys, *run)
+    manifest = json.loads((shards / "manifest.json").read_text())
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"schema": 99}))
+    assert "99" in refused(capsys, *run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_frames_longer_than_every_record(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("pretrain", "weimann2021_beat", "--data", shards, "--out", tmp_path / "run", *SMALL)
+    assert "10000000" in refused(capsys, *words, "--sampling.frame-size", 10_000_000).replace(",", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_output_that_cannot_be_written(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "file" / "run"
+    assert "file" in refused(capsys, "pretrain", "weimann2021_beat", "--data", shards, "--out", out, *SMALL)
+    assert "file" in refused(capsys, "ingest", "mitdb", DATA / "mitdb", "--out", out, "--workers", 0)
+
+
+def test_a_run_goes_on_only_when_asked(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", "weimann2021_beat", "--data", str(shards), "--out", str(run), *SMALL]
+    assert main(words) == 0
+    assert "--resume" in refused(capsys, *words)
+    assert main([*words, "--training.steps", "3", "--resume"]) == 0
+    assert (run / "checkpoints" / "step-000003" / "complete").is_file()
+    assert "model.width" in refused(capsys, *words, "--resume", "--model.width", 8)
+    finetune = ("finetune", "weimann2021_cinc2017", "--data", shards, "--out", tmp_path / "fine")
+    assert "label" in refused(capsys, *finetune, "--pretrained", run)
