@@ -6,8 +6,8 @@ Every method of a setting is measured in turn, ``repeats`` times over, in the sa
 the range, and ratios to the median of the loop in the same process (the driver, or a Ray Train worker). All methods
 deliver the same visits of the same plan: int16 frames with targets, in batches of 256; the consumer reads one word per
 page. The loop is ``out[i] = signal[s:s+F]`` from the memory map into one block that is used again and again, plus the
-same targets in one call per block. The loader's items are frames; its targets are made in one call before its first
-batch, which its whole run counts and its sustained rate does not.
+same targets in one call per block. The loader's items are frames with their targets, as a map-style data set has them;
+with "targets given" they come from one call before its first batch instead (future prediction: always, from the plan).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 BATCH = 256
 BLOCK = 4096
 PAGE_WORDS = 2048
+METHODS = "loop;local;ray;loader 0;loader 2;loader 0, targets given;loader 2, targets given"
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,11 @@ class Bench:
         for batch in stream:
             yield batch.signal, batch.target
 
-    def loader(self, workers: int) -> Iterator[tuple[Any, Any]]:
+    def loader(self, workers: int, given: bool) -> Iterator[tuple[Any, Any]]:
         import torch
 
-        steps = self.setting.loader_frames // BATCH
+        steps = self.setting.loader_frames // BATCH // (1 if given else 4)
+        archive, task = self.archive, self.task
         record, start = self.plan.frames(0, steps, self.lanes)
         shard, offset = self.archive.shard[record], self.archive.offset[record] + start
         size, maps = self.setting.frame_size, self.maps
@@ -179,8 +181,8 @@ class Bench:
             slot_record, slot_start = _slots(self.task, size, record, start, negatives)
             slot_shard, slot_offset = self.archive.shard[slot_record], self.archive.offset[slot_record] + slot_start
             target = negatives[2]
-        else:
-            target = self.task.targets(record, start, size, self.archive)
+        elif given:
+            target = task.targets(record, start, size, archive)
 
         class Frames(torch.utils.data.Dataset):  # type: ignore[type-arg]
             def __len__(self) -> int:
@@ -190,7 +192,8 @@ class Bench:
                 if slots:
                     parts = [maps[a][:, b : b + size] for a, b in zip(slot_shard[i], slot_offset[i], strict=True)]
                     return np.concatenate(parts, axis=1), target[i]
-                return np.array(maps[shard[i]][:, offset[i] : offset[i] + size]), target[i]
+                label = target[i] if given else task.targets(record[i : i + 1], start[i : i + 1], size, archive)[0]
+                return np.array(maps[shard[i]][:, offset[i] : offset[i] + size]), label
 
         slots = self.setting.future
         for signal, labels in torch.utils.data.DataLoader(Frames(), batch_size=BATCH, num_workers=workers):
@@ -225,8 +228,10 @@ def compare(
         "loop": bench.loop,
         "local": bench.local,
         "ray": bench.ray,
-        "loader 0": lambda: bench.loader(0),
-        "loader 2": lambda: bench.loader(2),
+        "loader 0": lambda: bench.loader(0, given=False),
+        "loader 2": lambda: bench.loader(2, given=False),
+        "loader 0, targets given": lambda: bench.loader(0, given=True),
+        "loader 2, targets given": lambda: bench.loader(2, given=True),
     }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     for turn in range(repeats + 1):
@@ -311,13 +316,13 @@ def main() -> None:
     parser.add_argument("--gb", type=float, default=1.0, help="size of the single-lead shard set")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--settings", default=",".join(SETTINGS))
-    parser.add_argument("--methods", default="loop,local,ray,loader 0,loader 2")
+    parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--worker-cpus", type=float, default=0.5, help="of the Ray Train worker; 0 leaves it out")
     parser.add_argument("--copy", action="store_true", help="the consumer copies every batch once")
     parser.add_argument("--shards", type=Path, help="keep the shard sets here and use them again")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    names, methods = arguments.settings.split(","), arguments.methods.split(",")
+    names, methods = arguments.settings.split(","), arguments.methods.split(";")
     folder = arguments.shards or Path(tempfile.mkdtemp(prefix="ecgray-bench-"))
     try:
         rows = run(arguments, names, methods, folder)

@@ -17,8 +17,8 @@ from ecgray.sampling.plan import Plan
 from ecgray.sampling.stream import Archive, Batch, cut_block, step_bytes
 
 BLOCK_BYTES = 24 << 20
-"""Signal in a block. Ray Data spends a fixed time on each, so 8 MB cost half as much again; from 32 MB on, the C library
-gives memory back to the system after every block, and clearing it anew costs a tenth."""
+"""Signal in a block. Ray Data spends a fixed time on each, so blocks of 8 MB cost half as much again; from 32 MB on,
+the C library gives memory back to the system after every block, and clearing it anew costs a tenth."""
 
 BLOCKS_PER_TASK = 20
 TASKS_PER_DATASET = 64
