@@ -68,7 +68,7 @@ def main() -> None:
             config,
             data=replace(config.data, shards=tuple(words.shards)),
             model=replace(config.model, width=words.width),
-            sampling=replace(config.sampling, val_fraction=words.val_fraction),
+            sampling=replace(config.sampling, val_fraction=words.val_fraction, val_frames_per_patient=400),
             training=replace(
                 config.training,
                 steps=steps,

@@ -43,7 +43,9 @@ def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
     Raises EcgrayError for a field that does not exist (with near matches) and for a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise EcgrayError(f"{where} must be an object with fields, got {values!r}; compare it with a fresh config.json.")
+        raise EcgrayError(
+            f"{where} must be an object with fields, got {values!r}; compare it with a fresh config.json."
+        )
     values = dict(values)
     chosen: type[Any] = cls
     if issubclass(cls, Named):
