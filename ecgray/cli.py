@@ -19,7 +19,6 @@ from ecgray.errors import EcgrayError, unknown
 
 T = TypeVar("T")
 Flat = tyro.conf.arg(name="")
-Word = tyro.conf.Positional
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +64,7 @@ def _parse(command: type[T], verb: str, words: Sequence[str], default: T | None 
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            parsed: T = tyro.cli(
                 command,
                 prog=f"ecgray {verb}",
                 args=list(words),
@@ -78,6 +77,7 @@ def _parse(command: type[T], verb: str, words: Sequence[str], default: T | None 
         lines = [re.sub(r"[^\x20-\x7e]", " ", line).strip() for line in complaint.getvalue().splitlines()]
         text = " ".join(line for line in lines if line)
         raise EcgrayError(re.sub(r"\s+", " ", text)) from None
+    return parsed
 
 
 def _choose(verb: str, kind: str, words: Sequence[str], table: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -97,8 +97,8 @@ def _choose(verb: str, kind: str, words: Sequence[str], table: dict[str, Any]) -
 class Synthesise:
     """Write a synthetic database as genuine WFDB files, from a seed."""
 
-    kind: Word[Literal["ambulatory", "labelled"]]
-    root: Word[Path]
+    kind: tyro.conf.Positional[Literal["ambulatory", "labelled"]]
+    root: tyro.conf.Positional[Path]
     patients: int = 24
     """Patients of the ambulatory database."""
     segments_per_patient: int = 2
@@ -134,7 +134,7 @@ def ingest(words: list[str]) -> None:
     class Ingest:
         """Read a database's files once and write them as a shard set."""
 
-        root: Word[Path]
+        root: tyro.conf.Positional[Path]
         """Folder of the database."""
         database: Annotated[Database, Flat]
         out: Path
@@ -157,7 +157,7 @@ def ingest(words: list[str]) -> None:
 class Inspect:
     """Say what shard sets hold."""
 
-    shards: Word[tuple[str, ...]]
+    shards: tyro.conf.Positional[tuple[str, ...]]
     json: bool = False
     """JSON for programs."""
     html: Path | None = None
@@ -193,7 +193,7 @@ def inspect(words: list[str]) -> None:
 class Label:
     """Say what a task asks of given frames."""
 
-    shards: Word[tuple[str, ...]]
+    shards: tyro.conf.Positional[tuple[str, ...]]
     task: str
     frames: Path
     """CSV with the columns record, start."""
@@ -217,7 +217,8 @@ def label(words: list[str]) -> None:
         raise EcgrayError(
             "The task must ask for a class, got 'future', whose answer is drawn; use beat, rhythm, heart_rate."
         )
-    task = TASKS[c.task](rule=c.rule)
+    asked: type[Any] = TASKS[c.task]
+    task = asked(rule=c.rule)
     archive = open_archive(c.shards)
     table = label_frames(archive, task, c.frame_size, read_frames(c.frames))
     if c.plot is not None:
@@ -300,7 +301,7 @@ def finetune(words: list[str]) -> None:
 class Evaluate:
     """Score every seed of a finetuning run on labelled records that it has not seen."""
 
-    run: Word[Path]
+    run: tyro.conf.Positional[Path]
     data: str
     """Labelled shard set."""
     out: Path
@@ -317,7 +318,7 @@ def evaluate(words: list[str]) -> None:
 class Report:
     """Write the paper's table with our numbers beside it, from stored runs."""
 
-    runs: Word[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
 
 

@@ -1,4 +1,4 @@
-"""Every recipe through two real steps, at a size that a test can bear, and every finetuning one to a row of a report."""
+"""Every recipe through two real steps at a size that a test can bear, every finetuning one to a row of a report."""
 
 from __future__ import annotations
 
