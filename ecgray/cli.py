@@ -59,7 +59,7 @@ def _overview() -> str:
     return f"usage: ecgray VERB ...   (ecgray VERB --help shows its words)\n\n{rows}"
 
 
-def _parse(command: type[T], verb: str, words: Sequence[str], default: T | None = None) -> T:
+def _parse(command: type[T], verb: str, words: Sequence[str], default: Any = None) -> T:
     """tyro's parse, with its boxed complaint as one line."""
     complaint = io.StringIO()
     try:
