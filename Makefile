@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test lint bench clean-quickstart
+.PHONY: install quickstart test test-kill lint bench clean-quickstart
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ QUICK_FINETUNE := --seeds 3 --model.width 16 --data.seconds 20 --protocol.epochs
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# SIGKILL in many places, of one worker and of all, every task, 0 to 3 workers, and 1 to 3 on Ray: equal to the bit.
+test-kill: install
+	$(BIN)/python benchmarks/continuation.py --ray 1,2,3
 
 lint: install
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ import json, os, sys
 from dataclasses import replace
 from pathlib import Path
 import torch, torch.distributed as dist
+import torch._dynamo  # optimisers import it: once, before the forks
 import ecgray.models, ecgray.tasks
 from ecgray.config import from_dict
 from ecgray.sampling.plan import make_plan

@@ -23,6 +23,7 @@ from ecgray.training.run import RunFolder
 FORKS = """
 import json, os, signal, sys
 from pathlib import Path
+import torch._dynamo  # optimisers import it: once, before the forks
 import ecgray.models, ecgray.tasks
 from ecgray.config import from_dict
 from ecgray.training import checkpoint, loop
