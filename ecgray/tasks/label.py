@@ -25,7 +25,7 @@ RHYTHM_COLOURS = dict(zip(RHYTHMS, ("#dddddd", "#999999", "#009e73", "#d55e00", 
 
 
 def read_frames(file: Path) -> pd.DataFrame:
-    """The table record (str), start (int64, samples) from a CSV file with these columns.
+    """The table record (str), start (int64, samples) from a CSV file with these columns; database too where it is one.
 
     Raises EcgrayError for a missing file, a missing column, no row, or a start that is not a whole number.
     """
@@ -46,12 +46,14 @@ def read_frames(file: Path) -> pd.DataFrame:
         raise EcgrayError(
             f"A start must be a whole number of samples, got '{text}' in line {line} of {file}; correct it."
         )
-    return pd.DataFrame({"record": table["record"].str.strip(), "start": starts.astype(np.int64)})
+    frames = pd.DataFrame({"record": table["record"].str.strip(), "start": starts.astype(np.int64)})
+    return frames.assign(database=table["database"].str.strip()) if "database" in table.columns else frames
 
 
 def label_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataFrame) -> pd.DataFrame:
-    """``frames`` (record, start in samples) with a third column: label, the name of the class, '' for a dropped frame.
+    """``frames`` (record, start in samples) with one more column: label, the name of the class, '' for a dropped frame.
 
+    A column database tells records of one name apart; without it a name must be unique in the archive.
     The heart rate of a frame at an end of its record is read from as much of its extended window as there is.
     Raises EcgrayError for an unknown record, a frame outside its record, and a task without classes.
     """
@@ -64,7 +66,8 @@ def label_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataF
     targets = task.targets(record, start, frame_size, archive)
     names = np.array(task.classes, dtype=object)
     labels = np.where(targets == IGNORED, "", names[targets])
-    return pd.DataFrame({"record": frames["record"].to_numpy(), "start": start, "label": labels})
+    names_only = frames[[name for name in ("database", "record", "start") if name in frames.columns]]
+    return names_only.reset_index(drop=True).assign(label=labels)
 
 
 def plot_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataFrame, file: Path) -> None:
@@ -98,20 +101,22 @@ def _located(archive: Archive, frame_size: int, frames: pd.DataFrame) -> tuple[I
         raise EcgrayError(
             f"A frame size must be at least 1 sample, got {frame_size}; the paper's are 512, 2048 and 4096."
         )
-    index = {name: number for number, name in enumerate(archive.record_id)}
-    ids = pd.Index(archive.record_id)
-    several = set(ids[ids.duplicated()])
-    for name in frames["record"]:
+    by_database = "database" in frames.columns
+    names = list(zip(frames["database"], frames["record"], strict=True)) if by_database else list(frames["record"])
+    known = list(zip(archive.database, archive.record_id, strict=True)) if by_database else list(archive.record_id)
+    index = {name: number for number, name in enumerate(known)}
+    several = set(pd.Index(known)[pd.Index(known).duplicated()]) if len(index) < len(known) else set()
+    for name, words in zip(names, frames["record"], strict=True):
         if name not in index:
             raise EcgrayError(
-                f"A frame's record must be one of the {len(index)} in the shards, got '{name}'; "
-                f"their names are like '{ids[0]}'."
+                f"A frame's record must be one of the {len(index)} in the shards, got '{words}'"
+                f"{f' of {name[0]}' if by_database else ''}; their names are like '{archive.record_id[0]}'."
             )
         if name in several:
             raise EcgrayError(
-                f"A record's name must be unique in the shards, got '{name}', which several have; give one shard set."
+                f"A record's name must be unique in the shards, got '{words}', which several have; give one shard set."
             )
-    record = np.array([index[name] for name in frames["record"]], np.int64)
+    record = np.array([index[name] for name in names], np.int64)
     start = frames["start"].to_numpy(np.int64)
     outside = (start < 0) | (start + frame_size > archive.samples[record])
     if outside.any():

@@ -242,7 +242,7 @@ class Training:
         """Add a step's outcome to the running sums; returns whether a stop was asked for."""
         loss, correct, counted, nonfinite, stop = step.read()
         if nonfinite:
-            stop_on_nonfinite(self._run, self._archive, self._distributed, step.number, step.batch, step.losses)
+            stop_on_nonfinite(self._run, self._config, self._archive, self._distributed, step)
         self.state.loss += loss
         self.state.correct += correct
         self.state.counted += counted

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from ecgray.sampling.stream import Batch
 from ecgray.shards.archive import Archive
 from ecgray.training.checkpoint import newest_checkpoint
+from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed
+from ecgray.training.outcome import Step
 from ecgray.training.run import RunFolder
 from ecgray.training.stopping import RunEnded
 
 
 def stop_on_nonfinite(
-    run: RunFolder, archive: Archive, distributed: Distributed, step: int, batch: Batch, losses: Tensor
+    run: RunFolder, config: PretrainConfig, archive: Archive, distributed: Distributed, step: Step
 ) -> NoReturn:
-    """Write this rank's frames of ``step`` as CSV (record, start, patient, database, loss), then raise RunEnded.
+    """Write this rank's frames of a step as CSV (record, start, patient, database, loss), then raise RunEnded.
 
-    The CSV is what ``ecgray label --frames`` takes.
+    Frames whose own loss is not finite come first, so that they are in the picture that ``ecgray label --plot`` draws.
     """
-    provenance = archive.provenance(batch.record, batch.start)
+    provenance = archive.provenance(step.batch.record, step.batch.start)
     table = pd.DataFrame(provenance, columns=["database", "patient", "record", "start"])
-    table["loss"] = losses.float().cpu().numpy()
-    file = run.path / f"nonfinite-step-{step:06d}-rank-{distributed.rank}.csv"
+    table["loss"] = step.losses.float().cpu().numpy()
+    table = table.sort_values("loss", key=np.isfinite, kind="stable")
+    file = run.path / f"nonfinite-step-{step.number:06d}-rank-{distributed.rank}.csv"
     table[["record", "start", "patient", "database", "loss"]].to_csv(file, index=False, na_rep="nan")
     newest = newest_checkpoint(run.checkpoints)
+    task = config.task.name if config.task.classes else "beat"  # future prediction has no label to show
+    command = (
+        f"ecgray label {' '.join(archive.paths)} --task {task} --frame-size {config.sampling.frame_size} "
+        f"--frames {file} --plot {file.with_suffix('.png')}"
+    )
     raise RunEnded(
-        f"Loss and gradient must be finite, got nan or inf at step {step}; its frames are listed in {file} (look at "
-        f"them with 'ecgray label --frames'), the last good checkpoint is {newest or 'none yet'}. A lower "
-        "optimiser.learning_rate, optimiser.clip_norm or training.precision fp32 may help."
+        f"Loss and gradient must be finite, got nan or inf at step {step.number}; its frames are listed in {file}"
+        f"{' and beside it, one file per worker' if distributed.size > 1 else ''}: look at them with '{command}'. "
+        f"The last good checkpoint is {newest or 'none yet'}. A new run with a lower optimiser.learning_rate, with "
+        "optimiser.clip_norm or with training.precision fp32 may help."
     )
