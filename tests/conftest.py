@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -12,8 +13,14 @@ import pytest
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of real recordings (icentia11k/, mitdb/, cinc2017/): $ECGRAY_DATA or ~/.cache/ecgray-data."""
+    """Folder of real recordings (icentia11k/, mitdb/, cinc2017/): $ECGRAY_DATA or ~/.cache/ecgray-data.
+
+    Where an archive of them lies beside the repository, it is unpacked there first.
+    """
     root = Path(os.environ.get("ECGRAY_DATA", "~/.cache/ecgray-data")).expanduser()
+    unpack = Path(__file__).parents[2] / "shared" / "tools" / "unpack_data.sh"
+    if not (root / "mitdb").is_dir() and unpack.is_file():
+        subprocess.run(["bash", str(unpack), str(root)], check=True, stdout=subprocess.DEVNULL)
     if not (root / "mitdb").is_dir():
         pytest.skip("real recordings are not on this machine (set ECGRAY_DATA)")
     return root
