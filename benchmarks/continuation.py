@@ -279,7 +279,8 @@ def _last_worker(driver: Any) -> int:
 
 def write_shards(folder: Path) -> Path:
     """A shard set of 12 synthetic patients."""
-    from ecgray.databases.synthetic import Synthetic, write_ambulatory
+    from ecgray.databases.synthesise import write_ambulatory
+    from ecgray.databases.synthetic import Synthetic
     from ecgray.shards.ingest import ingest
 
     root = folder / "files"

@@ -109,7 +109,7 @@ class Synthesise:
 
 
 def synthesise(words: list[str]) -> None:
-    from ecgray.databases.synthetic import write_ambulatory, write_labelled
+    from ecgray.databases.synthesise import write_ambulatory, write_labelled
 
     c = _parse(Synthesise, "synthesise", words)
     if c.kind == "ambulatory":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +25,8 @@ from ecgray.databases.ecg_rhythm import AFIB, AFLUT, SINUS, Episode
 from ecgray.databases.icentia11k import Icentia11k
 from ecgray.databases.mitdb import MitBih
 from ecgray.databases.qrs import detect_beats
-from ecgray.databases.synthetic import (
-    LABEL_SHARES,
-    Synthetic,
-    label_of,
-    labelled_strip,
-    write_ambulatory,
-    write_labelled,
-)
+from ecgray.databases.synthesise import LABEL_SHARES, label_of, labelled_strip, write_ambulatory, write_labelled
+from ecgray.databases.synthetic import Synthetic
 from ecgray.databases.wfdb_write import write_annotations
 from ecgray.errors import EcgrayError
 
@@ -91,9 +87,28 @@ def test_same_seed_same_bytes_whatever_else_is_written(ambulatory: Path, labelle
     assert fewer == {name: all_files[name] for name in fewer}
     write_labelled(tmp_path / "labels", records=12, seed=5)
     few, many = digests(tmp_path / "labels"), digests(labelled)
-    assert all(many[name] == few[name] for name in few if "A0" in name)
+    assert all(many[name] == few[name] for name in few if "A5" in name)
     write_ambulatory(tmp_path / "other", patients=1, segments_per_patient=1, segment_seconds=240.0, seed=6)
     assert not set(digests(tmp_path / "other").values()) & set(fewer.values())
+
+
+def test_labelled_sets_of_different_seeds_share_no_name(tmp_path: Path) -> None:
+    names = {}
+    for seed in (0, 1, 17):
+        write_labelled(tmp_path / str(seed), records=3, seed=seed)
+        names[seed] = [reference.record for reference in Synthetic().find(tmp_path / str(seed))]
+    assert names[0] == ["A00001", "A00002", "A00003"]
+    assert names[1][0] == "A100001"
+    assert names[17][-1] == "A1700003"
+    assert (tmp_path / "1" / "training2017" / "RECORDS").read_text().split() == names[1]
+    with pytest.raises(EcgrayError, match="1-99999 records"):
+        write_labelled(tmp_path / "many", records=100_000, seed=0)
+
+
+def test_the_table_of_databases_loads_no_signal_processing() -> None:
+    """It is imported by most commands, and scipy.signal alone takes a second."""
+    code = "import sys, ecgray.databases; assert not {'scipy.signal', 'wfdb', 'sleepecg'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_wfdb_reads_every_segment(ambulatory: Path) -> None:
@@ -198,7 +213,7 @@ def test_every_class_stands_in_two_patients_of_eight(ambulatory: Path) -> None:
 
 def test_labelled_set_is_the_challenges_layout(labelled: Path) -> None:
     references = Synthetic().find(labelled)
-    assert [reference.record for reference in references] == [f"A{n:05d}" for n in range(1, 61)]
+    assert [reference.record for reference in references] == [f"A{n}" for n in range(500_001, 500_061)]
     assert (labelled / "training2017" / "RECORDS").read_text().split() == [ref.record for ref in references]
     labels = [label_of(n, 5) for n in range(60)]
     assert [reference.labels[0] for reference in references] == labels
@@ -226,7 +241,7 @@ def test_small_sets_are_read_whatever_their_labels(tmp_path: Path, records: int)
     folder = tmp_path / "training2017"
     write_labelled(tmp_path, records=records, seed=1)
     table = folder / "REFERENCE-v3.csv"
-    table.write_text("".join(f"A{n:05d},O\n" for n in range(1, records + 1)))
+    table.write_text("".join(f"A{100_000 + n},O\n" for n in range(1, records + 1)))
     assert {reference.labels for reference in Synthetic().find(tmp_path)} == {("O",)}
 
 

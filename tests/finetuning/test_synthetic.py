@@ -11,9 +11,8 @@ import torch
 from sklearn.metrics import f1_score
 
 from ecgray import load
-from ecgray.databases.cinc2017 import CinC2017
-from ecgray.databases.record import Database
-from ecgray.databases.synthetic import Synthetic, write_labelled
+from ecgray.databases.synthesise import write_labelled
+from ecgray.databases.synthetic import Synthetic
 from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig, ProtocolConfig
 from ecgray.finetuning.evaluate import evaluate
 from ecgray.finetuning.protocol import finetune
@@ -21,16 +20,16 @@ from ecgray.models.resnet import ResNet
 from ecgray.shards.ingest import ingest
 
 
-def synthesised(folder: Path, database: Database, records: int, seed: int) -> Path:
+def synthesised(folder: Path, records: int, seed: int) -> Path:
     write_labelled(folder / "wfdb", records=records, seed=seed)
-    ingest(database, folder / "wfdb", folder / "shards", workers=0, progress=False)
+    ingest(Synthetic(), folder / "wfdb", folder / "shards", workers=0, progress=False)
     return folder / "shards"
 
 
 def test_labelled_files_to_scores(tmp_path: Path) -> None:
     config = FinetuneConfig(
         recipe="test",
-        data=FinetuneDataConfig(shards=str(synthesised(tmp_path / "a", Synthetic(), 60, 0)), seconds=10.0),
+        data=FinetuneDataConfig(shards=str(synthesised(tmp_path / "a", 60, 0)), seconds=10.0),
         protocol=ProtocolConfig(seeds=2, epochs=2, batch_size=16),
         model=ResNet(width=8),
     )
@@ -46,6 +45,5 @@ def test_labelled_files_to_scores(tmp_path: Path) -> None:
     assert model.classes == tuple(scores["classes"]) and model.fs == 250.0
     with torch.inference_mode():
         assert model(torch.zeros(1, 1, 3000)).shape == (1, len(model.classes))
-    # Names alone make a record known, so the other set is read as another database.
-    out = evaluate(run, synthesised(tmp_path / "b", CinC2017(), 20, 1), tmp_path / "out")
+    out = evaluate(run, synthesised(tmp_path / "b", 20, 1), tmp_path / "out")
     assert json.loads((out / "scores.json").read_text())["seeds"] == [0, 1]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ecgray.databases.synthetic import Synthetic, write_labelled
+from ecgray.databases.synthesise import write_labelled
+from ecgray.databases.synthetic import Synthetic
 from ecgray.finetuning.protocol import finetune
 from ecgray.recipes import RECIPES
 from ecgray.report.report import write_report

@@ -13,7 +13,7 @@ import pytest
 
 from ecgray.config import to_dict
 from ecgray.databases import DATABASES
-from ecgray.databases.synthetic import write_labelled
+from ecgray.databases.synthesise import write_labelled
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import run_hash
 from ecgray.finetuning.splits import COLUMNS, class_names, make_splits
