@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         print(
-            f"ecgray: {error.filename or 'a file'} must be readable and writable, got: {error.strerror}.",
+            f"ecgray: {error.filename or 'a file'} must be readable and writable, got: {error.strerror or error}.",
             file=sys.stderr,
         )
         return 2
@@ -226,7 +226,7 @@ def label(words: list[str]) -> None:
     if c.out is None:
         print(table.to_csv(index=False), end="")
     else:
-        table.to_csv(c.out, index=False)
+        c.out.write_text(table.to_csv(index=False), encoding="utf-8")
 
 
 def pretrain(words: list[str]) -> None:

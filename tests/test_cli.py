@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import ecgray
 from ecgray.cli import main
+from ecgray.errors import EcgrayError
 
 DATA = Path(__file__).parent / "data"
 
@@ -91,6 +93,14 @@ def test_near_matches(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "o").exists()
 
 
+def test_labels_that_cannot_be_written(mitdb_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = next((DATA / "mitdb").glob("*.hea")).stem
+    (tmp_path / "frames.csv").write_text(f"record,start\n{record},0\n")
+    words = ("label", mitdb_shards, "--task", "beat", "--frame-size", 512, "--frames", tmp_path / "frames.csv", "--out")
+    assert "nowhere/labels.csv" in refused(capsys, *words, tmp_path / "nowhere" / "labels.csv")
+    assert "directory" in refused(capsys, *words, tmp_path)
+
+
 def test_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
@@ -141,3 +151,40 @@ def test_a_run_goes_on_only_when_asked(shards: Path, tmp_path: Path, capsys: pyt
     assert "model.width" in refused(capsys, *words, "--resume", "--model.width", 8)
     finetune = ("finetune", "weimann2021_cinc2017", "--data", shards, "--out", tmp_path / "fine")
     assert "label" in refused(capsys, *finetune, "--pretrained", run)
+
+
+def test_parts_are_exchanged_by_name(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", "weimann2021_beat", "--data", str(shards), "--out", str(run), *SMALL]
+    parts = ["--objective", "focal", "--objective.gamma", "1.5", "--objective.class-weights", "balanced"]
+    assert main([*words, *parts, "--task=rhythm", "--task.rule", "code", "--model", "resnet18_v1"]) == 0
+    config = json.loads((run / "config.json").read_text())
+    assert config["objective"]["name"] == "focal" and config["objective"]["gamma"] == 1.5
+    assert config["objective"]["class_weights"] == "balanced"
+    assert (config["task"]["name"], config["task"]["rule"]) == ("rhythm", "code")
+    assert (config["model"]["order"], config["model"]["width"]) == ("v1", 4)
+    assert "did you mean focal" in refused(capsys, *words, "--objective", "focel")
+    assert "resnet34" in refused(capsys, *words, "--model", "resnet35")
+    assert "--objective.gamma" in refused(capsys, *words, "--objective.gamma", 2), "a field of another objective"
+
+
+def test_a_batch_too_small_for_batch_normalisation(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("pretrain", "weimann2021_beat", "--data", shards, "--out", tmp_path / "run", *SMALL)
+    short = ("--sampling.frame-size", 8, "--training.accumulation", 8)
+    assert "1 x 8 samples" in refused(capsys, *words, *short)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_with_a_flipped_byte(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(["pretrain", "weimann2021_beat", "--data", str(shards), "--out", str(run), *SMALL]) == 0
+    weights = run / "best" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for damaged in (run, (run / "best").resolve()):
+        with pytest.raises(EcgrayError, match=r"model\.safetensors has another hash"):
+            ecgray.load(damaged)
+    assert "pretraining run" in refused(capsys, "evaluate", run, "--data", shards, "--out", tmp_path / "out")
