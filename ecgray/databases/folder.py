@@ -68,28 +68,35 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
     if not file.exists():
         return {}
     try:
-        first, *lines = file.read_text("utf-8-sig").splitlines() or [""]
-        columns = [column.strip() for column in first.split(",")]
-        rows = list(csv.DictReader(lines, columns))
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            lines = csv.reader(text, strict=True)
+            columns = [column.strip() for column in next(lines, [])]
+            rows = [(lines.line_num, [" ".join(cell.split()) for cell in cells]) for cells in lines if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EcgrayError(f"{file} must be a table of record,label, but cannot be read: {error}.") from None
-    if not {"record", "label"} <= set(columns):
+    if not {"record", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise EcgrayError(
-            f"{file} must have the columns record and label (and optionally patient) in its first row, got"
-            f" '{first}'; add that row."
+            f"{file} must have the columns record and label (and optionally patient) in its first row, each once, got"
+            f" '{','.join(columns)}'; correct that row."
         )
     bare = Counter(record.rsplit("/", 1)[-1] for record in ids)
     known = {record: record for record in ids}
     known |= {name: record for record in ids if bare[name := record.rsplit("/", 1)[-1]] == 1}
     table: dict[str, tuple[tuple[str, ...], str]] = {}
-    for number, row in enumerate(rows, 2):
-        given = (row["record"] or "").strip()
+    for number, cells in rows:
+        if len(cells) != len(columns):
+            raise EcgrayError(
+                f"{file} must have {len(columns)} cells in each row, but line {number} has {len(cells)}; several labels"
+                " are separated by ';'."
+            )
+        row = dict(zip(columns, cells, strict=True))
+        given = row["record"]
         if given not in known:
             continue  # a table may cover more than what is downloaded
         if known[given] in table:
             raise EcgrayError(f"{file} must name each record once, but {given} stands again in line {number}.")
-        labels = tuple(label.strip() for label in (row["label"] or "").split(";") if label.strip())
-        table[known[given]] = (labels, (row.get("patient") or "").strip())
+        labels = tuple(label.strip() for label in row["label"].split(";") if label.strip())
+        table[known[given]] = (labels, row.get("patient", ""))
     if rows and not table:
         raise EcgrayError(
             f"{file} must name records of this folder, but none of its {len(rows)} rows does; records are named like"

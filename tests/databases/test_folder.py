@@ -76,11 +76,21 @@ def test_labels_and_patients_from_the_table(archive: Path) -> None:
     }
 
 
+def test_cells_may_be_quoted(archive: Path) -> None:
+    (archive / "labels.csv").write_text('"record","label"\n"a/r1","atrial fibrillation, paroxysmal;N"\n')
+    assert found(archive)["a/r1"] == ("a", ("atrial fibrillation, paroxysmal", "N"))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("a/r1,N\n", "columns record and label"),
         ("record;label\na/r1;N\n", "columns record and label"),
+        ("", "columns record and label"),
+        ("record,label,label\na/r1,N,A\n", "each once"),
+        ("record,label\na/r1,N,A\n", "2 cells in each row, but line 2 has 3"),
+        ("record,label\n\na/r1\n", "2 cells in each row, but line 3 has 1"),
+        ('record,label\n"a/r1,N\na/r2,N\n', "cannot be read"),
         ("record,label\na/r1,N\na/r1,A\n", "a/r1 stands again in line 3"),
         ("record,label\nr2,N\na/r2,N\n", "a/r2 stands again in line 3"),
         ("record,label\nx,N\n", "none of its 1 rows does"),
