@@ -71,10 +71,9 @@ def read_header(path: Path) -> Header:
     """
     file = path.with_name(path.name + ".hea")
     refuse_outside(path.parent, file.name)
-    try:
-        text = file.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        raise RecordRefused("the header (.hea) is missing") from None
+    if not file.is_file():  # a pipe would never end
+        raise RecordRefused("the header (.hea) is missing, or is not a file")
+    text = file.read_bytes().decode("utf-8", "replace")
     lines = [line.strip() for line in text.lstrip("\ufeff").splitlines()]
     fields = [line for line in lines if line and not line.startswith("#")]
     if not fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,11 @@ def test_what_is_refused(tmp_path: Path, text: str, reason: str) -> None:
 def test_a_missing_header_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordRefused, match="missing"):
         read_header(tmp_path / "r")
+    os.mkfifo(tmp_path / "pipe.hea")  # reading it would wait for ever
+    (tmp_path / "folder.hea").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(RecordRefused, match="is not a file"):
+            read_header(tmp_path / name)
 
 
 def compare(path: Path) -> None:
