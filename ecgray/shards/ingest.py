@@ -17,8 +17,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ecgray.config import to_dict
 from ecgray.databases.record import Database, Record, RecordRefused, Reference
 from ecgray.errors import EcgrayError
@@ -27,7 +25,11 @@ from ecgray.shards.ledger import Ledger, shard_name
 from ecgray.shards.lock import locked
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_sha256, read_manifest, write_atomically
 from ecgray.shards.prepare import Target, prepare
+from ecgray.shards.progress import Progress
 from ecgray.shards.writer import finish, publish_shard, write_shard
+
+_FS_RANGE = (1.0, 100_000.0)
+"""Hz that records can be brought to; beyond it lies a slip, and a filter that no memory holds."""
 
 _PROBES = 7
 """Readable records, spread over the database, whose majority decides rate and leads of the set."""
@@ -50,13 +52,14 @@ def ingest(
     Ray (None: as many as the cluster has CPUs; 0: this process, Ray is not imported). The bytes of the result depend on
     none of this but ``fs``, ``detect_beats`` and ``shard_mb``. An ingest that was killed goes on when called again.
 
-    Raises EcgrayError for a root that is not the database's, an output that holds a finished set, an ingest with
-    other settings or other files, or cannot be written, and when no record is usable.
+    Raises EcgrayError for a root that is not the database's, two records of one name, an output that holds a finished
+    set, an ingest with other settings or other files, or cannot be written, and when no record is usable.
     """
     root, out = Path(root).expanduser(), Path(out).expanduser()
     _check(fs, workers, shard_mb)
     _refuse_finished(out)
     references = database.find(root)
+    _check_names(references)
     try:
         with locked(out) as work:
             if (out / NAME).exists():  # killed between its last two steps
@@ -94,7 +97,7 @@ def _ingest(
         _Job(database=database, references=tuple(references[part.start : part.stop]), target=target, out=out, number=i)
         for i, part in enumerate(lay_out(references, sizes, mb))
     ]
-    with _Progress(len(references), show) as bar:
+    with Progress(len(references), show) as bar:
         if workers == 0:
             for job in jobs:
                 build_shard(job, bar.record)
@@ -246,35 +249,25 @@ def _refuse_finished(out: Path) -> None:
         )
 
 
+def _check_names(references: Sequence[Reference]) -> None:
+    """Raise EcgrayError for a record id that two references bear: nothing later could tell them apart."""
+    first: dict[str, Reference] = {}
+    for reference in references:
+        other = first.setdefault(reference.record, reference)
+        if other is not reference:
+            raise EcgrayError(
+                f"Each record must have a name of its own, got '{reference.record}' twice, in {other.path.parent} and"
+                f" {reference.path.parent}; remove one of them."
+            )
+
+
 def _check(fs: float | None, workers: int | None, shard_mb: float) -> None:
-    if fs is not None and not fs > 0:
-        raise EcgrayError(f"fs must be a rate in Hz above 0, got {fs}; leave it out to keep the records' own.")
+    low, high = _FS_RANGE
+    if fs is not None and not low <= fs <= high:
+        raise EcgrayError(
+            f"fs must be a rate from {low:g} to {high:g} Hz, got {fs:g}; leave it out to keep the records' own."
+        )
     if workers is not None and workers < 0:
         raise EcgrayError(f"workers must be 0 (this process) or more, got {workers}; leave it out for all CPUs.")
     if not shard_mb > 0:
         raise EcgrayError(f"shard_mb must be above 0, got {shard_mb}; 64 to 256 is a good size.")
-
-
-class _Progress:
-    """A bar with records/s and MB/s of int16 signal."""
-
-    def __init__(self, records: int, show: bool) -> None:
-        self._bar = tqdm(total=records, unit=" records", desc="ingest", disable=not show, mininterval=0.5)
-        self._mb = 0.0
-        self._refused = 0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def record(self, size: int, refused: bool) -> None:
-        self.add(int(not refused), size, int(refused))
-
-    def add(self, records: int, size: int, refused: int) -> None:
-        self._mb += size / 1e6
-        self._refused += refused
-        elapsed = max(self._bar.format_dict["elapsed"], 1e-3) if not self._bar.disable else 1.0
-        self._bar.set_postfix_str(f"{self._mb / elapsed:.0f} MB/s, {self._refused} refused", refresh=False)
-        self._bar.update(records + refused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import math
 import shutil
 import subprocess
 import sys
@@ -244,7 +245,9 @@ def test_outputs_that_cannot_be_used_stay_as_they_were(clean, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("options", [{"fs": 0}, {"fs": float("nan")}, {"workers": -1}, {"shard_mb": 0}])
+@pytest.mark.parametrize(
+    "options", [{"fs": fs} for fs in (0, -250, 1e-9, 1e12, math.inf, math.nan)] + [{"workers": -1}, {"shard_mb": 0}]
+)
 def test_settings_that_make_no_sense_are_refused(tmp_path, options):
     with pytest.raises(EcgrayError, match=f"{next(iter(options))} must be"):
         run(tmp_path / "out", **options)
@@ -266,6 +269,16 @@ def test_broken_records_stay_out_with_one_reason_each(random_records, tmp_path):
         ["z2", "2 leads, the set has 1"],
         ["z3", "unreadable (ValueError: a reader tripped)"],
     ]
+
+
+def test_two_records_of_one_name_are_refused_before_anything_is_written(tmp_path):
+    for group in ("p00", "p01"):
+        patient = tmp_path / "db" / group / "p00000"
+        patient.mkdir(parents=True)
+        (patient / "p00000_s00.hea").write_text("")
+    with pytest.raises(EcgrayError, match=r"'p00000_s00' twice, in .*p00/p00000 and .*p01/p00000"):
+        run(tmp_path / "out", DATABASES["icentia11k"](), tmp_path / "db")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_database_without_a_usable_record_leaves_nothing(tmp_path):

@@ -1,0 +1,30 @@
+"""How far an ingest is, on the terminal."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar with records/s and MB/s of int16 signal."""
+
+    def __init__(self, records: int, show: bool) -> None:
+        self._bar = tqdm(total=records, unit=" records", desc="ingest", disable=not show, mininterval=0.5)
+        self._mb = 0.0
+        self._refused = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def record(self, size: int, refused: bool) -> None:
+        self.add(int(not refused), size, int(refused))
+
+    def add(self, records: int, size: int, refused: int) -> None:
+        self._mb += size / 1e6
+        self._refused += refused
+        elapsed = max(self._bar.format_dict["elapsed"], 1e-3) if not self._bar.disable else 1.0
+        self._bar.set_postfix_str(f"{self._mb / elapsed:.0f} MB/s, {self._refused} refused", refresh=False)
+        self._bar.update(records + refused)
