@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
+from ecgray.shards.arrays import open_array
 
 Ints = npt.NDArray[np.int64]
 
@@ -21,13 +22,33 @@ class ShardAnnotations:
     """Annotation arrays of one shard, in samples of the shard, and sums over them up to each beat and each zone.
 
     Queries take windows [start, end) in samples of the shard that lie inside their record, whose beats are
-    ``beats[first:last]``; all are (n,).
+    ``beats[first:last]``; all are (n,). Raises EcgrayError for arrays that no shard of ``samples`` samples can have.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.beats: Ints = _load(folder / "beats.npy", np.dtype(np.int64), 1)
-        self.classes: npt.NDArray[np.uint8] = _load(folder / "beat_class.npy", np.dtype(np.uint8), 1)
-        self.rhythms: Ints = _load(folder / "rhythms.npy", np.dtype(np.int64), 2)
+    def __init__(self, folder: Path, samples: int) -> None:
+        self.beats: Ints = open_array(folder / "beats.npy", np.int64, (None,), mapped=False)
+        self.classes: npt.NDArray[np.uint8] = open_array(
+            folder / "beat_class.npy", np.uint8, (len(self.beats),), mapped=False
+        )
+        self.rhythms: Ints = open_array(folder / "rhythms.npy", np.int64, (None, 3), mapped=False)
+        self._check(folder, samples)
+
+    def _check(self, folder: Path, samples: int) -> None:
+        beats, start, end = self.beats, self.rhythms[:, 0], self.rhythms[:, 1]
+        rules = {
+            "beats.npy": not len(beats)
+            or (beats[0] >= 0 and beats[-1] < samples and bool((np.diff(beats) >= 0).all())),
+            "beat_class.npy": not len(beats) or self.classes.max() < len(BEATS),
+            "rhythms.npy": not len(start)
+            or (start[0] >= 0 and end[-1] <= samples and bool((start < end).all() and (start[1:] >= end[:-1]).all())),
+            "the classes of rhythms.npy": bool(np.isin(self.rhythms[:, 2], range(len(RHYTHMS))).all()),
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise EcgrayError(
+                    f"{name} in '{folder}' must ascend inside its shard and its vocabulary, got other values; "
+                    "copy the shard set again or ingest again."
+                )
 
     @cached_property
     def nbytes(self) -> int:
@@ -118,15 +139,3 @@ def _sums_before(classes: npt.NDArray[Any], weights: npt.NDArray[Any], width: in
     sums = np.zeros((len(classes) + 1, width), weights.dtype)
     sums[np.arange(1, len(classes) + 1), classes] = weights
     return np.cumsum(sums, axis=0, out=sums)
-
-
-def _load(file: Path, dtype: np.dtype[Any], dimensions: int) -> npt.NDArray[Any]:
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise EcgrayError(f"'{file}' must be a whole .npy file, got {error}; ingest again.") from error
-    if array.dtype != dtype or array.ndim != dimensions:
-        raise EcgrayError(
-            f"'{file}' must be {dtype} of {dimensions} dimensions, got {array.dtype} {array.shape}; ingest again."
-        )
-    return array

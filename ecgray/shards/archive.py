@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
 from ecgray.shards.annotations import Ints, ShardAnnotations
+from ecgray.shards.ledger import schema
 from ecgray.shards.manifest import Manifest, read_manifest, verify_files
 from ecgray.shards.moments import Moments, merge
 from ecgray.shards.signals import Signals
+from ecgray.shards.tables import read_table
 
 _INDEX_BYTES = 512 << 20
 """Annotation indices held per process; the oldest go first."""
@@ -76,7 +77,7 @@ class Archive:
             Moments(m.samples * len(m.leads), m.mean_mv, m.sd_mv**2 * m.samples * len(m.leads)) for m in self.manifests
         )
         self.mean_mv, self.sd_mv = pooled.mean, pooled.sd
-        tables = [_read(path, _COLUMNS + _BOUNDS) for path in paths]
+        tables = [_read(path, _COLUMNS + _BOUNDS, len(self.leads)) for path in paths]
         self._shards: list[Path] = []
         lengths: list[int] = []
         numbers = []
@@ -86,7 +87,10 @@ class Archive:
             lookup = np.full(1 + max(int(name.removeprefix("shard-")) for name in names), -1, np.int64)
             for place, name in enumerate(names, start=len(self._shards)):
                 lookup[int(name.removeprefix("shard-"))] = place
-            numbers.append(lookup[_ints(table, "shard")])
+            shard = _ints(table, "shard")
+            if len(table) != manifest.records or shard.min() < 0 or shard.max() >= len(lookup):
+                raise _not_of_the_set(path)
+            numbers.append(lookup[shard])
             self._shards += [Path(path) / name for name in names]
             lengths += [shard["samples"] for shard in manifest.shards]
         self.shard: Ints = np.concatenate(numbers)
@@ -103,12 +107,27 @@ class Archive:
         self.beat_totals: Ints = np.concatenate([_lists(t, "beat_counts", len(BEATS)) for t in tables])
         self.rhythm_samples: Ints = np.concatenate([_lists(t, "rhythm_samples", len(RHYTHMS)) for t in tables])
         self.patient, self._patients = _patient_codes(tables, self.manifests)
-        self._signals = Signals(
-            [folder / "signal.npy" for folder in self._shards], np.array(lengths, np.int64), len(self.leads)
-        )
+        self._lengths = np.array(lengths, np.int64)
+        self._check()
+        self._signals = Signals([folder / "signal.npy" for folder in self._shards], self._lengths, len(self.leads))
         self._annotations: OrderedDict[int, ShardAnnotations] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
+
+    def _check(self) -> None:
+        """Raise EcgrayError unless every record lies inside its shard: what is cut from the maps is never looked at
+        again."""
+        known = self.shard >= 0
+        room = np.where(known, self._lengths[self.shard], 0)
+        inside = (self.offset >= 0) & (self.samples > 0) & (self.samples <= room) & (self.offset <= room - self.samples)
+        bounds = [(b[:, 0] >= 0) & (b[:, 0] <= b[:, 1]) for b in (self._beats, self._zones)]
+        gain = np.isfinite(self.gain) & (self.gain != 0) & np.isfinite(self.baseline)
+        right = known & inside & bounds[0] & bounds[1] & gain.all(axis=1)
+        if not right.all():
+            sets = np.repeat(np.arange(len(self.paths)), [manifest.records for manifest in self.manifests])
+            raise _not_of_the_set(self.paths[sets[np.argmin(right)]])
+        self._annotated_to = np.zeros((len(self._shards), 2), np.int64)
+        np.maximum.at(self._annotated_to, self.shard, np.stack([self._beats[:, 1], self._zones[:, 1]], axis=1))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -142,7 +161,7 @@ class Archive:
     @cached_property
     def attributes(self) -> list[dict[str, Any]]:
         """N dictionaries of what else the database says of a record."""
-        return [json.loads(text) for text in self._column("attributes").to_pylist()]
+        return [_attributes(text) for text in self._column("attributes").to_pylist()]
 
     @property
     def patient_names(self) -> list[str]:
@@ -150,7 +169,7 @@ class Archive:
         return [patient for _, patient in self._patients]
 
     def _column(self, name: str) -> pa.Array:
-        return pa.concat_arrays([_read(path, [name])[name].combine_chunks() for path in self.paths])
+        return pa.concat_arrays([_read(path, [name], len(self.leads))[name].combine_chunks() for path in self.paths])
 
     # signals
 
@@ -242,7 +261,10 @@ class Archive:
             if index is not None:
                 self._annotations.move_to_end(shard)
                 return index
-            index = self._annotations[shard] = ShardAnnotations(self._shards[shard])
+            index = ShardAnnotations(self._shards[shard], int(self._lengths[shard]))
+            if (self._annotated_to[shard] > (len(index.beats), len(index.rhythms))).any():
+                raise _not_of_the_set(str(self._shards[shard].parent))
+            self._annotations[shard] = index
             self._held += index.nbytes
             while self._held > _INDEX_BYTES and len(self._annotations) > 1:
                 self._held -= self._annotations.popitem(last=False)[1].nbytes
@@ -262,6 +284,13 @@ def _by_shard(shard: Ints) -> Iterator[tuple[int, Ints | slice]]:
         yield int(shard[rows[0]]), rows
 
 
+def _not_of_the_set(path: str) -> EcgrayError:
+    return EcgrayError(
+        f"'{path}/records.parquet' must list the records that lie in the set's shards, got others; "
+        "copy the shard set again or ingest again."
+    )
+
+
 def _one_kind(paths: Sequence[str], manifests: Sequence[Manifest]) -> None:
     """Raise EcgrayError unless all sets have one sampling rate and one number of leads."""
     for path, manifest in zip(paths, manifests, strict=True):
@@ -277,13 +306,20 @@ def _one_kind(paths: Sequence[str], manifests: Sequence[Manifest]) -> None:
             )
 
 
-def _read(path: str, columns: list[str]) -> pa.Table:
+def _read(path: str, columns: list[str], leads: int) -> pa.Table:
+    wanted = schema(leads)
+    chosen = pa.schema([wanted.field(name) for name in columns])
+    return read_table(Path(path) / "records.parquet", chosen, advice="copy the shard set again or ingest again")
+
+
+def _attributes(text: str) -> dict[str, Any]:
     try:
-        return pq.read_table(Path(path) / "records.parquet", columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise EcgrayError(
-            f"'{path}/records.parquet' must be a whole Parquet file, got {type(error).__name__}; ingest again."
-        ) from error
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise EcgrayError(f"A record's attributes must be a JSON object, got '{text[:60]!r}'; ingest again.")
+    return values
 
 
 def _ints(table: pa.Table, name: str) -> Ints:

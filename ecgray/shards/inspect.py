@@ -46,6 +46,6 @@ def read_refused(path: Path) -> list[dict[str, str]]:
     """Record and reason of each refused record of one shard set."""
     try:
         with (path / "refused.csv").open(newline="", encoding="utf-8") as file:
-            return [{"record": row["record"], "reason": row["reason"]} for row in csv.DictReader(file)]
-    except (OSError, KeyError, csv.Error) as error:
+            return [{"record": row["record"] or "", "reason": row["reason"] or ""} for row in csv.DictReader(file)]
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise EcgrayError(f"'{path}/refused.csv' must be a table of record,reason ({error}); ingest again.") from error

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -84,7 +86,7 @@ def read_manifest(path: Path) -> Manifest:
         raise EcgrayError(f"'{path}' must hold a shard set, got no {NAME}; {make}.")
     try:
         values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EcgrayError(f"'{file}' must be readable JSON, got {type(error).__name__}; ingest again.") from error
     got = values.get("schema") if isinstance(values, dict) else None
     if got != SCHEMA:
@@ -93,9 +95,68 @@ def read_manifest(path: Path) -> Manifest:
     if set(values) != names:
         odd = ", ".join(sorted(set(values) ^ names))
         raise EcgrayError(f"'{file}' must have the fields of schema {SCHEMA}, but differs in {odd}; ingest again.")
+    wrong = next((name for name, holds in _rules(values) if not holds), None)
+    if wrong is not None:
+        raise EcgrayError(f"'{file}' must say {wrong} as this ecgray writes it, got another form; ingest again.")
     values["leads"] = tuple(values["leads"])
     values["shards"] = tuple(values["shards"])
     return Manifest(**values)
+
+
+_SHARD = re.compile(r"shard-\d{5,9}")
+_FILE = re.compile(r"(shard-\d{5,9}/)?[a-z_]+\.(npy|parquet|csv)")
+"""Names that files of a set can have: none of them leads out of its folder."""
+_MOST = 2**53
+"""Above every count that there can be, and exact in any number format."""
+
+
+def _rules(values: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """(field, whether its value is one that an ingest could have written)."""
+
+    def count(value: Any, least: int = 0) -> bool:
+        return type(value) is int and least <= value <= _MOST
+
+    def number(value: Any) -> bool:
+        return type(value) in (int, float) and abs(value) <= _MOST  # NaN is not
+
+    def named(value: Any, right: Callable[[Any], bool]) -> bool:
+        return isinstance(value, dict) and all(right(item) for item in value.values())
+
+    for name in ("records", "patients", "samples"):
+        yield name, count(values[name], 1)
+    for name in ("annotated", "refused", "requantised"):
+        yield name, count(values[name])
+    for name in ("ecgray", "database", "licence"):
+        yield name, isinstance(values[name], str)
+    for name in ("fs", "hours", "mean_mv", "sd_mv", "requantisation_uv"):
+        yield name, number(values[name])
+    yield "fs", values["fs"] > 0
+    yield "sd_mv", values["sd_mv"] >= 0
+    leads, shards, files = values["leads"], values["shards"], values["files"]
+    yield "leads", isinstance(leads, list) and bool(leads) and all(isinstance(lead, str) for lead in leads)
+    for name in ("beats", "labels", "symbols"):
+        yield name, named(values[name], count)
+    yield "rhythm_seconds", named(values["rhythm_seconds"], number)
+    yield "ingest", isinstance(values["ingest"], dict)
+    yield (
+        "files",
+        named(files, lambda entry: isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"})
+        and all(_FILE.fullmatch(name) for name in files)
+        and all(count(entry["bytes"]) and isinstance(entry["sha256"], str) for entry in files.values()),
+    )
+    yield (
+        "shards",
+        isinstance(shards, list)
+        and all(isinstance(shard, dict) and shard.keys() == {"name", "records", "samples"} for shard in shards)
+        and all(isinstance(shard["name"], str) and _SHARD.fullmatch(shard["name"]) for shard in shards)
+        and all(count(shard[name], 1) for shard in shards for name in ("records", "samples")),
+    )
+    yield "shards", len({shard["name"] for shard in shards}) == len(shards)
+    for name in ("records", "samples"):
+        yield name, sum(shard[name] for shard in shards) == values[name]
+    arrays = ("signal", "beats", "beat_class", "rhythms")
+    listed = {f"{shard['name']}/{array}.npy" for shard in shards for array in arrays}
+    yield "files", files.keys() == listed | {"records.parquet", "refused.csv"}
 
 
 def verify_files(path: Path, manifest: Manifest, how: Literal["sizes", "hashes"]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
 from ecgray.errors import EcgrayError
+from ecgray.shards.arrays import open_array
 
 _OPEN = 256
 """Maps held open per process; each holds a file descriptor, of which a process has 1,024 as a rule."""
@@ -21,6 +23,8 @@ _OPEN = 256
 class _Map(NamedTuple):
     array: npt.NDArray[np.int16]
     address: int
+    file: mmap.mmap
+    size: int
 
 
 class _Memory:
@@ -96,17 +100,20 @@ class Signals:
                 else:
                     self._maps[shard] = self._map(shard)
             maps = [self._maps[shard] for shard in shards]
+            for shard, one in zip(shards, maps, strict=True):
+                # Beyond the end of a file that has shrunk, the kernel ends the process without a word.
+                if one.file.size() < one.size:
+                    raise EcgrayError(
+                        f"'{self._files[shard]}' must stay as it is while it is read, got {one.file.size()} of its "
+                        f"{one.size} bytes left; copy the shard set again and go on with --resume."
+                    )
             while len(self._maps) > _OPEN:
                 self._maps.popitem(last=False)
         return maps
 
     def _map(self, shard: int) -> _Map:
         file = self._files[shard]
-        try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise EcgrayError(f"'{file}' must be a whole .npy file, got {error}; ingest again.") from error
-        expected = (self._leads, int(self._samples[shard]))
-        if array.dtype != np.dtype("<i2") or array.shape != expected or not array.flags.c_contiguous:
-            raise EcgrayError(f"'{file}' must be int16 {expected}, got {array.dtype} {array.shape}; ingest again.")
-        return _Map(array, array.ctypes.data)
+        array = open_array(file, np.dtype("<i2"), (self._leads, int(self._samples[shard])), mapped=True)
+        # a memory map's base is the map itself, which keeps the file open
+        opened = cast(mmap.mmap, array._mmap)  # type: ignore[attr-defined]
+        return _Map(array, array.ctypes.data, opened, opened.size())
