@@ -93,6 +93,16 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     raise EcgrayError(f"{where} must be of type {hint}, got {value!r}; compare it with a fresh config.json.")
 
 
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """What ``to_dict`` gave, as one level: {dotted name: value}."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def config_hash(config: Any) -> str:
     """SHA-256 (first 16 hex digits) of the config's canonical JSON: equal configs, equal hash, on any machine."""
     text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"))

@@ -23,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from ecgray.config import config_hash, from_dict, to_dict
+from ecgray.config import config_hash, flatten, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.shards.manifest import write_atomically
@@ -40,6 +40,8 @@ def seed_folder(run: Path, seed: int) -> Path:
 
 def read_config(run: Path) -> FinetuneConfig:
     """The config of a finetuning run; raises EcgrayError when it is missing or of another kind."""
+    if (run / "checkpoints").is_dir():
+        raise EcgrayError(f"A finetuning run is needed, got {run}, which is a pretraining run; finetune from it first.")
     return from_dict(FinetuneConfig, read_json(run / "config.json"), where=str(run / "config.json"))
 
 
@@ -88,7 +90,7 @@ def open_folder(
 def _refuse_other(
     stored: FinetuneConfig, given: FinetuneConfig, stored_sources: Any, given_sources: dict[str, Any]
 ) -> None:
-    old, new = _flat(to_dict(stored)), _flat(to_dict(given))
+    old, new = flatten(to_dict(stored)), flatten(to_dict(given))
     differing = [
         f"{key} ({old.get(key)} -> {new.get(key)})"
         for key in sorted(old.keys() | new.keys())
@@ -101,15 +103,6 @@ def _refuse_other(
             f"A run must be resumed with what it was started with, got others of: {', '.join(differing)}; "
             "give the old ones back or start a new run."
         )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat
 
 
 def write_json_atomically(path: Path, values: Any) -> None:

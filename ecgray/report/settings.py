@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ecgray.config import to_dict
+from ecgray.config import flatten, to_dict
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.recipes import RECIPES, published
 from ecgray.recipes.recipe import Recipe
@@ -33,16 +33,6 @@ SPEED_ONLY = (
 """Pretraining fields that change when and where things are computed and stored, not what is learnt from."""
 
 
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, by dotted name."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
 def differences(config: Any, base: Any, ignored: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
     """{dotted name: (value, value in base)} where two configs differ."""
     a, b = flatten(to_dict(config)), flatten(to_dict(base))
@@ -53,12 +43,16 @@ def differences(config: Any, base: Any, ignored: Sequence[str] = ()) -> dict[str
 def find_row(run: Run) -> Recipe | None:
     """The published row that a run belongs to: of the rows with its pretraining, the one whose settings are nearest.
 
-    None where the run was pretrained by no recipe of a paper, or by a run that is no longer known.
+    None where the run was pretrained by no recipe of a paper, on another task than its recipe's, or by a run that is no
+    longer known.
     """
     if run.config.pretrained is None:
         start = None
     elif run.pretraining is not None and run.pretraining.config is not None:
-        start = run.pretraining.config.recipe
+        config = run.pretraining.config
+        start = config.recipe
+        if start not in RECIPES or _task(RECIPES[start].make()) != config.task.name:
+            return None
     else:
         return None
     rows = [
@@ -71,6 +65,10 @@ def find_row(run: Run) -> Recipe | None:
         key=lambda recipe: (len(differences(run.config, recipe.make(), PLACES)), recipe.name != run.config.recipe),
         default=None,
     )
+
+
+def _task(config: PretrainConfig | FinetuneConfig) -> str | None:
+    return config.task.name if isinstance(config, PretrainConfig) else None
 
 
 def reduced_budget(run: Run, recipe: Recipe | None) -> list[str]:

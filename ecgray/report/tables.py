@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ecgray.config import config_hash
+from ecgray.config import config_hash, flatten, to_dict
 from ecgray.evaluation.scores import score_predictions
 from ecgray.evaluation.statistics import compare_with_baseline, relative_improvement
 from ecgray.recipes.published import Score
@@ -148,7 +148,7 @@ def _paired_by(run: Run) -> str:
     """Equal for runs that may differ in pretraining, its freezing, and seeds: same settings, data, scored records."""
     same = {
         name: value
-        for name, value in settings.flatten(settings.to_dict(run.config)).items()
+        for name, value in flatten(to_dict(run.config)).items()
         if name not in (*settings.PLACES, "freeze_blocks", "protocol.seeds", "protocol.first_seed")
     }
     names = run.scored[["database", "record"]].drop_duplicates().sort_values(["database", "record"])

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgray import __version__
-from ecgray.config import config_hash, from_dict, to_dict
+from ecgray.config import config_hash, flatten, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder, write_atomically
 from ecgray.training.checkpoint import step_folder
@@ -177,7 +177,7 @@ def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
 
 
 def _refuse_other_config(run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str]) -> None:
-    stored, given = _flat(to_dict(read_config(run.path))), _flat(to_dict(config))
+    stored, given = flatten(to_dict(read_config(run.path))), flatten(to_dict(config))
     stored_hashes = read_json(run.environment).get("manifest_hashes")
     differing = sorted(key for key in stored.keys() | given.keys() if stored.get(key) != given.get(key))
     differing = [key for key in differing if key not in (*MAY_CHANGE, "data.shards")]
@@ -189,15 +189,6 @@ def _refuse_other_config(run: RunFolder, config: PretrainConfig, manifest_hashes
             f"A run must be resumed with the config it was started with, got other values of {fields}; "
             "give the old ones back or start a new run."
         )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat
 
 
 def _environment(

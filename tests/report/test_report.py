@@ -231,6 +231,14 @@ def test_every_recipe_used_as_it_is_stands_beside_its_own_row(name: str) -> None
     assert found is recipe if recipe.published else found.table == "Table 1"
 
 
+def test_pretraining_on_another_task_than_its_recipes_has_no_published_row(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", pretraining="weimann2021_beat", records=300, seeds=2, epochs=3)
+    stored = tmp_path / "run-pretraining" / "config.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | {"task": {"name": "rhythm"}}))
+    row = make_tables([read_run(run)]).rows[0]
+    assert row.recipe is None and row.label == "rhythm"
+
+
 def test_lost_pretraining_run_gives_no_published_row(tmp_path: Path, fake: Any) -> None:
     run = fake(tmp_path / "run", pretraining="weimann2021_beat", records=300)
     (tmp_path / "run-pretraining" / "config.json").unlink()
