@@ -32,7 +32,9 @@ from ecgray.finetuning.seed_run import (
     open_test,
 )
 from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_splits
-from ecgray.training.model_folder import ModelDescription
+from ecgray.models.classifier import Classifier
+from ecgray.models.transfer import freeze_blocks
+from ecgray.training.model_folder import ModelDescription, check_batch
 
 Work = Callable[[SeedJob, Signals], None]
 
@@ -66,6 +68,7 @@ def finetune(config: FinetuneConfig, out: Path | str, *, workers: int = 0, resum
         if own_test or test_set is not None:
             test = splits[splits["split"] == "test"]
             origin["test_records_compared"] = refuse_pretraining_records(test, (test_set or labelled).archive, origin)
+    _check_network(config, splits, len(labelled.archive.leads), len(classes))
     sources: dict[str, Any] = {
         "manifest_hashes": [manifest.hash for manifest in labelled.archive.manifests],
         "test": "own" if own_test else None if test_set is None else test_set.archive.manifests[0].hash,
@@ -105,6 +108,19 @@ def finetune(config: FinetuneConfig, out: Path | str, *, workers: int = 0, resum
             _run(open_test, opening, prepare(opened.archive, rows["index"].to_numpy(np.int64), how), workers, "test")
         collect([job.folder for job in jobs], run, classes)
         return run
+
+
+def _check_network(config: FinetuneConfig, splits: pd.DataFrame, leads: int, classes: int) -> None:
+    """Raises EcgrayError where the blocks cannot be frozen, or the last batch of an epoch is too small to train on."""
+
+    def make() -> Classifier:
+        encoder = config.model.encoder(leads)
+        freeze_blocks(encoder, config.freeze_blocks)
+        return Classifier(encoder, classes)
+
+    size = config.protocol.batch_size
+    smallest = min(count % size or size for count in splits[splits["split"] == "train"].groupby("seed").size())
+    check_batch(make, smallest, leads, config.data.length_samples)
 
 
 def preprocessing_of(config: FinetuneConfig, labelled: LabelledSet) -> Preprocessing:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecgray.errors import EcgrayError
-from ecgray.training.checkpoint import newest_checkpoint
+from ecgray.training.checkpoint import COMPLETE, fault_of, newest_checkpoint
 from ecgray.training.model_folder import DESCRIPTION, ModelDescription, read_json, read_model
 
 
@@ -46,14 +46,15 @@ class LoadedModel(nn.Module):
         return {name: getattr(self.description, name) for name in names}
 
     def forward(self, signal_mv: Tensor) -> Tensor:
-        """Raises EcgrayError for another number of axes or leads."""
+        """Any floating point or integer type is taken. Raises EcgrayError for another number of axes or leads."""
         leads = len(self.leads)
-        if signal_mv.ndim != 3 or signal_mv.shape[1] != leads:
+        if signal_mv.ndim != 3 or signal_mv.shape[1] != leads or not signal_mv.shape[2]:
             raise EcgrayError(
                 f"The signal must be of shape (batch, {leads}, samples) in mV, got {tuple(signal_mv.shape)}; "
                 f"give the leads {', '.join(self.leads)} on axis 1."
             )
-        return self.network(prepare(signal_mv, self.description))
+        dtype = next(self.network.parameters()).dtype
+        return self.network(prepare(signal_mv.to(dtype), self.description))
 
 
 def prepare(signal_mv: Tensor, description: ModelDescription) -> Tensor:
@@ -81,9 +82,12 @@ def load(run: Path | str, seed: int | None = None) -> LoadedModel:
 
 
 def model_folder(run: Path, seed: int | None = None) -> Path:
-    """The model folder that ``load`` opens: the run's best checkpoint (else its newest), a seed, or ``run`` itself."""
+    """The model folder that ``load`` opens: the run's best checkpoint (else its newest), a seed, or ``run`` itself.
+
+    Raises EcgrayError when there is none, or when the checkpoint's files are not those that were written.
+    """
     if (run / DESCRIPTION).is_file():
-        return run
+        return _whole(run)
     if (run / "seeds").is_dir():
         return _seed_folder(run, seed)
     if not run.is_dir():
@@ -91,9 +95,20 @@ def model_folder(run: Path, seed: int | None = None) -> Path:
     if seed is not None:
         raise EcgrayError(f"Only a finetuning run has seeds, got seed {seed} of {run}; leave it out.")
     best = run / "best"
-    folder = best.resolve() if (best / DESCRIPTION).is_file() else newest_checkpoint(run / "checkpoints")
+    folder = _whole(best.resolve()) if best.is_dir() else newest_checkpoint(run / "checkpoints")
     if folder is None:
         raise EcgrayError(f"A run must hold a finished checkpoint, got none in {run}; train it first (--resume).")
+    return folder
+
+
+def _whole(folder: Path) -> Path:
+    """``folder``, whose files are compared with their hashes where it is a checkpoint."""
+    is_checkpoint = (folder / COMPLETE).is_file() and folder.parent.name == "checkpoints"
+    fault = fault_of(folder) if is_checkpoint else None
+    if fault is not None:
+        raise EcgrayError(
+            f"A checkpoint must be whole, got {folder}, where {fault}; give another one of the run by its folder."
+        )
     return folder
 
 

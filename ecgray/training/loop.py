@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ecgray.sampling.plan import Plan
 from ecgray.sampling.stream import Batch, open_stream, validation_batches
 from ecgray.shards.archive import Archive
-from ecgray.tasks.base import IGNORED
+from ecgray.tasks.base import IGNORED, Task
 from ecgray.training.checkpoint import (
     LoopState,
     load_optimiser,
@@ -60,6 +60,16 @@ log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
 
 
+def network_of(config: PretrainConfig, leads: int) -> nn.Module:
+    """The network that a run trains, with fresh weights."""
+    return build_network(config.model, leads, _classes_of(config.task), config.task, config.sampling.frame_size)
+
+
+def _classes_of(task: Task) -> int:
+    """Future prediction has no classes of its own: it chooses among the candidates."""
+    return len(task.classes) or task.negatives + 1
+
+
 class Training:
     """A run in progress on one rank."""
 
@@ -81,11 +91,9 @@ class Training:
         self._show_progress = show_progress
         self.last_step = config.training.steps or plan.steps_per_budget
         task, leads = config.task, len(archive.leads)
-        # Future prediction has no classes of its own: it chooses among the candidates.
-        self._classes = len(task.classes) or task.negatives + 1
-        frame_size = config.sampling.frame_size
+        self._classes = _classes_of(task)
         torch.manual_seed(config.training.seed)
-        self.network = build_network(config.model, leads, self._classes, task, frame_size).to(distributed.device)
+        self.network = network_of(config, leads).to(distributed.device)
         mean_mv, sd_mv = standardisation_of(archive, config.data)
         hashes = tuple(manifest.hash for manifest in archive.manifests)
         self._description = ModelDescription(
@@ -95,7 +103,7 @@ class Training:
             fs=archive.fs,
             mean_mv=mean_mv,
             sd_mv=sd_mv,
-            frame_size=frame_size,
+            frame_size=config.sampling.frame_size,
             task=task,
             config_hash=run_hash(config, hashes),
             manifest_hashes=hashes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,20 @@ def build_network(model: Model, leads: int, classes: int, task: Task | None, fra
             raise EcgrayError("A network that predicts future frames needs a frame size; give sampling.frame_size.")
         return FuturePredictor(encoder, context=task.span(frame_size) // frame_size - 1, frame_size=frame_size)
     return Classifier(encoder, classes)
+
+
+def check_batch(make: Callable[[], nn.Module], batch: int, leads: int, samples: int) -> None:
+    """Raises EcgrayError when the network that ``make`` gives refuses its settings, or cannot be trained on a batch as
+    small as (batch, leads, samples). Nothing is computed, and no random number drawn."""
+    with torch.device("meta"):
+        network = make().train()
+        try:
+            network(torch.empty(batch, leads, samples))
+        except ValueError as error:
+            raise EcgrayError(
+                "Batch normalisation must see more than one value per channel, got too few from batches of "
+                f"{batch} x {samples} samples ({error}); take longer signals or larger batches."
+            ) from error
 
 
 def save_model(folder: Path, network: nn.Module, description: ModelDescription) -> None:

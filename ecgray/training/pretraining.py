@@ -13,10 +13,11 @@ import torch
 from ecgray.errors import EcgrayError, unknown
 from ecgray.sampling.plan import make_plan
 from ecgray.sampling.stream import BACKENDS
-from ecgray.shards.archive import open_archive
+from ecgray.shards.archive import Archive, open_archive
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
-from ecgray.training.loop import Training
+from ecgray.training.loop import Training, network_of
+from ecgray.training.model_folder import check_batch
 from ecgray.training.run import open_run
 from ecgray.training.stopping import StopRequest, stop_on_signals
 
@@ -47,7 +48,7 @@ def pretrain(
     config = replace(config, data=replace(config.data, shards=shards))
     archive = open_archive(shards, verify=config.data.verify)
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
-    _check_shares(config, workers)
+    _check_shares(config, archive, workers)
     hashes = [manifest.hash for manifest in archive.manifests]
     with open_run(Path(out), config, hashes, resume=resume, workers=workers) as run:
         if workers:
@@ -63,8 +64,8 @@ def pretrain(
         return run.path
 
 
-def _check_shares(config: PretrainConfig, workers: int) -> None:
-    lanes, training = config.sampling.lanes, config.training
+def _check_shares(config: PretrainConfig, archive: Archive, workers: int) -> None:
+    lanes, training, frame_size = config.sampling.lanes, config.training, config.sampling.frame_size
     if workers < 0 or workers > lanes:
         raise EcgrayError(
             f"A run must have between 0 and as many workers as lanes, got {workers} workers and sampling.lanes={lanes}"
@@ -76,3 +77,6 @@ def _check_shares(config: PretrainConfig, workers: int) -> None:
             f"Every worker must hold at least training.accumulation={training.accumulation} frames of a step, got "
             f"{smallest}; raise training.batch_size or lower training.accumulation."
         )
+    samples = config.task.span(frame_size) + config.task.negatives * frame_size
+    leads = len(archive.leads)
+    check_batch(lambda: network_of(config, leads), smallest // training.accumulation, leads, samples)

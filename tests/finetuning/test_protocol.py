@@ -340,3 +340,13 @@ def test_on_ray_equals_in_this_process(labelled: Path, small: Small, tmp_path: P
     finally:
         ray.shutdown()
     assert_same_run(alone, together)
+
+
+def test_a_network_that_cannot_be_trained_is_refused_before_anything_is_written(
+    labelled: Path, tmp_path: Path, small: Small
+) -> None:
+    with pytest.raises(EcgrayError, match="frozen blocks must lie between 0 and the model's 8, got 9"):
+        finetune(small(labelled, freeze_blocks=9), tmp_path / "run")
+    with pytest.raises(EcgrayError, match="1 x 10 samples"):
+        finetune(small(labelled, data={"seconds": 0.1}, protocol={"batch_size": 1}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -66,6 +66,12 @@ def test_a_pretraining_run_loads_its_best_checkpoint(
         assert model(torch.randn(2, len(model.leads), 512)).shape == (2, 5)
     with pytest.raises(EcgrayError, match=r"\(batch, 1, samples\)"):
         model(torch.randn(2, 3, 512))
+    signal = torch.randn(2, 1, 512)
+    with torch.no_grad():
+        assert torch.equal(model(signal.double()), model(signal))
+        assert model(torch.zeros(1, 1, 1, dtype=torch.int16)).shape == (1, 5)
+    with pytest.raises(EcgrayError, match=r"got \(2, 1, 0\)"):
+        model(torch.zeros(2, 1, 0))
     with pytest.raises(EcgrayError, match="seed 1"):
         ecgray.load(run, seed=1)
 
