@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgray.databases.record import BEATS, RHYTHMS, Record
+from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import write_atomically
 from ecgray.shards.moments import Moments
 
 _KEY = b"ecgray"
+_DIGEST = hashlib.sha256().digest_size
 
 
 def schema(leads: int) -> pa.Schema:
@@ -66,7 +68,7 @@ class Ledger:
         return shard_name(self.number)
 
     def save(self, file: Path) -> None:
-        """Atomically, as one Parquet file whose schema carries everything but the rows."""
+        """Atomically: the SHA-256 of what follows, then a Parquet file whose schema carries everything but the rows."""
         rest = {
             "number": self.number,
             "refused": self.refused,
@@ -76,11 +78,17 @@ class Ledger:
         }
         buffer = io.BytesIO()
         pq.write_table(self.table.replace_schema_metadata({_KEY: json.dumps(rest).encode()}), buffer)
-        write_atomically(file, buffer.getvalue())
+        content = buffer.getvalue()
+        write_atomically(file, hashlib.sha256(content).digest() + content)
 
     @classmethod
     def load(cls, file: Path) -> Ledger:
-        table = pq.read_table(file)
+        """Raises EcgrayError for a file that is not, to the last bit, what ``save`` wrote."""
+        content = file.read_bytes()
+        digest, content = content[:_DIGEST], content[_DIGEST:]
+        if hashlib.sha256(content).digest() != digest:
+            raise EcgrayError(f"'{file}' must be as it was written, got other bytes; run the same ingest again.")
+        table = pq.read_table(io.BytesIO(content))
         rest = json.loads(table.schema.metadata[_KEY])
         rest["moments"] = Moments(**rest["moments"])
         rest["refused"] = [(record, reason) for record, reason in rest["refused"]]

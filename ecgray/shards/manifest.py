@@ -188,11 +188,15 @@ def file_sha256(file: Path) -> str:
 def write_atomically(file: Path, content: bytes) -> dict[str, Any]:
     """Write, fsync and rename, so that ``file`` is whole or absent; returns its entry for ``Manifest.files``."""
     partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
+    try:
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+    except OSError:
+        partial.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     fsync_folder(file.parent)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 

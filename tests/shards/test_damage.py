@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ecgray.databases import CinC2017
 from ecgray.errors import EcgrayError
 from ecgray.shards.archive import open_archive
+from ecgray.shards.ingest import ingest
 from ecgray.shards.inspect import read_refused
 
 
@@ -170,6 +172,46 @@ def test_refusals_of_another_encoding(shards: Path) -> None:
     (shards / "refused.csv").write_bytes(b"record,reason\n\xff,x\n")
     with pytest.raises(EcgrayError, match="must be a table"):
         read_refused(shards)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ingest that ended before its manifest."""
+
+    def no_more(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ecgray.shards.ingest.finish", no_more)
+        with pytest.raises(KeyboardInterrupt):
+            go_on(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def go_on(out: Path) -> None:
+    ingest(CinC2017(), Path(__file__).parents[1] / "data" / "cinc2017", out, workers=0, progress=False, shard_mb=0.05)
+
+
+@pytest.mark.parametrize("place", [0, 40, 2000, -1])
+def test_a_ledger_with_another_byte_is_written_again(stopped: Path, tmp_path: Path, place: int) -> None:
+    file = stopped / ".ingest" / "shard-00001.ledger"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(bytes(content))
+    go_on(stopped)
+    go_on(tmp_path / "other")
+    for name in ("manifest.json", "records.parquet"):
+        assert (stopped / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+@pytest.mark.parametrize("place", [0, 70, -1])
+def test_a_plan_with_another_byte_is_refused(stopped: Path, place: int) -> None:
+    file = stopped / ".ingest" / "plan.json"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(EcgrayError, match="got other bytes"):
+        go_on(stopped)
 
 
 def test_a_signal_that_shrinks_while_it_is_read(shards: Path) -> None:
