@@ -101,6 +101,17 @@ def test_labels_that_cannot_be_written(mitdb_shards: Path, tmp_path: Path, capsy
     assert "directory" in refused(capsys, *words, tmp_path)
 
 
+def test_no_label_comes_from_changed_bytes(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = next((DATA / "mitdb").glob("*.hea")).stem
+    (tmp_path / "frames.csv").write_text(f"record,start\n{record},0\n")
+    file = next(shards.glob("*/beat_class.npy"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    words = ("label", shards, "--task", "beat", "--frame-size", 512, "--frames", tmp_path / "frames.csv")
+    assert "beat_class.npy' must have the SHA-256" in refused(capsys, *words)
+
+
 def test_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
