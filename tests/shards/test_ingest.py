@@ -6,6 +6,7 @@ import csv
 import fcntl
 import hashlib
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from ecgray.databases import DATABASES
 from ecgray.databases.record import Database, RecordRefused, Reference
 from ecgray.errors import EcgrayError
+from ecgray.shards import ingest as ingest_module
 from ecgray.shards.archive import open_archive
 from ecgray.shards.ingest import ingest
 
@@ -109,6 +111,16 @@ def test_patients_with_several_records_stay_side_by_side(random_records, tmp_pat
 def test_ray_writes_the_same_bytes_as_this_process(clean, tmp_path):
     run(tmp_path / "ray", workers=2)
     assert tree(tmp_path / "ray") == tree(clean)
+
+
+def test_tasks_are_told_absolute_paths(tmp_path, monkeypatch):
+    """Ray's workers may have been started in another folder than the command."""
+    told, build = [], ingest_module.build_shard
+    monkeypatch.setattr(ingest_module, "build_shard", lambda job, seen: told.append(job) or build(job, seen))
+    monkeypatch.chdir(tmp_path)
+    run(Path("out"), root=Path(os.path.relpath(DATA / "cinc2017")))
+    assert told and all(job.out == tmp_path / "out" for job in told)
+    assert all(reference.path.is_absolute() for job in told for reference in job.references)
 
 
 def test_killed_at_every_write_and_run_again_gives_the_same_bytes(tmp_path):
