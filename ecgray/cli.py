@@ -6,10 +6,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -17,7 +18,12 @@ from rich.table import Table
 
 from ecgray.errors import EcgrayError, unknown
 
+if TYPE_CHECKING:
+    from ecgray.finetuning.config import FinetuneConfig
+    from ecgray.training.config import PretrainConfig
+
 T = TypeVar("T")
+C = TypeVar("C", "PretrainConfig", "FinetuneConfig")
 Flat = tyro.conf.arg(name="")
 
 
@@ -74,8 +80,8 @@ def _parse(command: type[T], verb: str, words: Sequence[str], default: Any = Non
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        lines = [re.sub(r"[^\x20-\x7e]", " ", line).strip() for line in complaint.getvalue().splitlines()]
-        text = " ".join(line for line in lines if line)
+        said = [line for line in complaint.getvalue().splitlines() if not line.startswith("\u256d")]  # a box's title
+        text = " ".join(re.sub(r"[^\x20-\x7e]", " ", line) for line in said).strip()
         raise EcgrayError(re.sub(r"\s+", " ", text)) from None
     return parsed
 
@@ -91,6 +97,23 @@ def _choose(verb: str, kind: str, words: Sequence[str], table: dict[str, Any]) -
     if words[0] not in table:
         raise unknown(kind, words[0], table)
     return table[words[0]], list(words[1:])
+
+
+def _exchange(config: C, words: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> C:
+    """``config`` with the parts that the words name (--objective focal), so that the parts' own fields can be given."""
+    for part, table in tables.items():
+        given = [value for word, value in pairwise((*words, "")) if word == f"--{part}"]
+        given += [word.partition("=")[2] for word in words if word.startswith(f"--{part}=")]
+        for name in given[-1:]:
+            if name not in table:
+                raise unknown(part, name, table)
+            entry = table[name]
+            config = replace(config, **{part: entry() if isinstance(entry, type) else entry})
+    return config
+
+
+def _one_of(table: Mapping[str, Any]) -> Any:
+    return tyro.conf.arg(metavar="{" + ",".join(table) + "}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +253,11 @@ def label(words: list[str]) -> None:
 
 
 def pretrain(words: list[str]) -> None:
+    from ecgray.models import MODELS
     from ecgray.recipes import RECIPES
+    from ecgray.tasks import TASKS
     from ecgray.training.config import PretrainConfig
+    from ecgray.training.objectives import OBJECTIVES
     from ecgray.training.pretraining import pretrain as run
 
     @dataclass(frozen=True, kw_only=True)
@@ -241,6 +267,12 @@ def pretrain(words: list[str]) -> None:
         config: Annotated[PretrainConfig, Flat]
         data: tuple[str, ...] = ()
         """Shard sets of one sampling rate (--data.shards for short)."""
+        task: Annotated[str | None, _one_of(TASKS)] = None
+        """Another task than the recipe's; its fields follow as --task.*"""
+        model: Annotated[str | None, _one_of(MODELS)] = None
+        """Another network than the recipe's; its fields follow as --model.*"""
+        objective: Annotated[str | None, _one_of(OBJECTIVES)] = None
+        """Another loss than the recipe's; its fields follow as --objective.*"""
         out: Path
         """Run folder."""
         workers: int = 0
@@ -252,7 +284,8 @@ def pretrain(words: list[str]) -> None:
 
     table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "pretrain"}
     recipe, rest = _choose("pretrain", "pretraining recipe", words, table)
-    default = Pretrain(config=recipe.make(), out=tyro.MISSING)
+    start = _exchange(recipe.make(), rest, {"task": TASKS, "model": MODELS, "objective": OBJECTIVES})
+    default = Pretrain(config=start, out=tyro.MISSING)
     c = _parse(Pretrain, f"pretrain {words[0]}", rest, default)
     config = replace(c.config, data=replace(c.config.data, shards=c.data)) if c.data else c.config
     print(run(config, c.out, workers=c.workers, resume=c.resume, backend=c.backend))
@@ -261,7 +294,9 @@ def pretrain(words: list[str]) -> None:
 def finetune(words: list[str]) -> None:
     from ecgray.finetuning.config import FinetuneConfig
     from ecgray.finetuning.protocol import finetune as run
+    from ecgray.models import MODELS
     from ecgray.recipes import RECIPES
+    from ecgray.training.objectives import OBJECTIVES
 
     @dataclass(frozen=True, kw_only=True)
     class Finetune:
@@ -274,6 +309,10 @@ def finetune(words: list[str]) -> None:
         """Shard set that holds the test records, or 'none' for no test (--data.test-shards for short)."""
         seeds: int | None = None
         """How many seeds (--protocol.seeds for short)."""
+        model: Annotated[str | None, _one_of(MODELS)] = None
+        """Another network than the recipe's; its fields follow as --model.*"""
+        objective: Annotated[str | None, _one_of(OBJECTIVES)] = None
+        """Another loss than the recipe's; its fields follow as --objective.*"""
         out: Path
         """Run folder."""
         workers: int = 0
@@ -283,7 +322,8 @@ def finetune(words: list[str]) -> None:
 
     table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "finetune"}
     recipe, rest = _choose("finetune", "finetuning recipe", words, table)
-    default = Finetune(config=recipe.make(), out=tyro.MISSING)
+    start = _exchange(recipe.make(), rest, {"model": MODELS, "objective": OBJECTIVES})
+    default = Finetune(config=start, out=tyro.MISSING)
     c = _parse(Finetune, f"finetune {words[0]}", rest, default)
     config = c.config
     if c.data is not None:

@@ -91,7 +91,7 @@ def _ingest(
     target = _resume_plan(out, work, plan)
     if target is None:
         target = _choose_target(database, references, fs, detect)
-        write_atomically(work / "plan.json", json.dumps({"plan": plan, "target": asdict(target)}).encode())
+        write_atomically(work / "plan.json", _sealed({"plan": plan, "target": asdict(target)}))
     for dead in out.glob("*.partial*"):
         shutil.rmtree(dead) if dead.is_dir() else dead.unlink()
     jobs = [
@@ -123,7 +123,7 @@ class _Job:
 
     @property
     def ledger(self) -> Path:
-        return self.out / WORK / f"{shard_name(self.number)}.parquet"
+        return self.out / WORK / f"{shard_name(self.number)}.ledger"
 
 
 def build_shard(job: _Job, seen: Callable[[int, bool], None] = lambda size, refused: None) -> tuple[int, int, int]:
@@ -168,7 +168,10 @@ def _finished(job: _Job) -> Ledger | None:
     """The ledger of a shard that is there to the last byte."""
     if not job.ledger.is_file():
         return None
-    ledger = Ledger.load(job.ledger)
+    try:
+        ledger = Ledger.load(job.ledger)
+    except EcgrayError:
+        return None  # the shard is read again
     for name, entry in ledger.files.items():
         file = job.out / name
         if not file.is_file() or file.stat().st_size != entry["bytes"] or file_sha256(file) != entry["sha256"]:
@@ -235,12 +238,21 @@ def _resume_plan(out: Path, work: Path, plan: dict[str, Any]) -> Target | None:
         if any(entry.name != WORK for entry in out.iterdir()):
             raise EcgrayError(f"'{out}' must be a new or empty folder, got other files in it; choose another.")
         return None
-    stored = json.loads(file.read_bytes())
+    seal, _, content = file.read_bytes().partition(b"\n")
+    if sha256(content).hexdigest().encode() != seal:
+        raise EcgrayError(f"'{file}' must be as the ingest wrote it, got other bytes; remove '{out}' and ingest again.")
+    stored = json.loads(content)
     for key, value in json.loads(json.dumps(plan)).items():
         if stored["plan"].get(key) != value:
             got = "other records" if key == "records" else f"{key} {value}, not {stored['plan'].get(key)}"
             raise EcgrayError(f"'{out}' must be finished as it was begun, got {got}; use its settings or remove it.")
     return Target(**{**stored["target"], "leads": tuple(stored["target"]["leads"])})
+
+
+def _sealed(values: dict[str, Any]) -> bytes:
+    """JSON with its own SHA-256 on the line above it."""
+    content = json.dumps(values).encode()
+    return sha256(content).hexdigest().encode() + b"\n" + content
 
 
 def _refuse_finished(out: Path) -> None:
