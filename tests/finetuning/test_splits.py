@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig, ProtocolConfig
+from ecgray.finetuning.labelled import overlap, refuse_overlap
 from ecgray.finetuning.splits import cap_records, class_names, make_splits
 
 
@@ -159,3 +161,50 @@ def test_refusals() -> None:
     with pytest.raises(EcgrayError, match="at most 1"):
         replace(config(), protocol=ProtocolConfig(test_fraction=0.3))
     assert np.isclose(config().data.train_fraction, 0.75)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_no_patient_and_no_copy_is_on_two_sides_or_the_split_is_refused(data: st.DataObject) -> None:
+    """Patients and copies of recordings at random, over databases; a test set from elsewhere shares some of them."""
+    count = data.draw(st.integers(40, 120))
+    numbers = st.lists(st.integers(0, count // 2), min_size=count, max_size=count)
+    owner, signal = data.draw(numbers), data.draw(st.lists(st.integers(0, 4 * count), min_size=count, max_size=count))
+    labels = data.draw(st.lists(st.sampled_from("NNNAO"), min_size=count, max_size=count))
+    records = table(labels, [f"p{i}" for i in owner], [f"h{i}" for i in signal])
+    records["database"] = data.draw(st.lists(st.sampled_from("xy"), min_size=count, max_size=count))
+    outside = data.draw(st.integers(0, 6))
+    rest, test = records.iloc[outside:], records.iloc[:outside] if data.draw(st.booleans()) else None
+    try:
+        splits = make_splits(rest, test, config(seeds=2, first_seed=data.draw(st.integers(0, 9))))
+    except EcgrayError as error:
+        assert "two" in str(error) or "Every split needs" in str(error)
+        return
+    used = splits[splits["split"] != "unused"]
+    for _, part in used.groupby("seed"):
+        rows = list(part[["split", "database", "patient", "signal_hash"]].itertuples(index=False))
+        for one, other in combinations(rows, 2):  # as a slow loop
+            if one.split != other.split:
+                assert (one.database, one.patient) != (other.database, other.patient)
+                assert one.signal_hash != other.signal_hash
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_overlap_as_a_slow_loop(data: st.DataObject) -> None:
+    """By (database, record) or by signal; a name in another database is another record."""
+    rows = st.tuples(st.sampled_from("xy"), st.integers(0, 20), st.integers(0, 200))
+    ours, seen = (data.draw(st.lists(rows, min_size=1, max_size=12)) for _ in range(2))
+    columns = ["database", "record", "signal_hash"]
+    frames = [pd.DataFrame(part, columns=columns).astype({"record": str, "signal_hash": str}) for part in (ours, seen)]
+    expected = [
+        index
+        for index, (database, record, signal) in enumerate(ours)
+        if any((database, record) == (d, r) or signal == s for d, r, s in seen)
+    ]
+    assert overlap(*frames).index.tolist() == expected
+    if expected:
+        with pytest.raises(EcgrayError, match="No test record may be among"):
+            refuse_overlap(*frames, "the pretraining run's")
+    else:
+        refuse_overlap(*frames, "the pretraining run's")
