@@ -1,0 +1,62 @@
+"""The command line: words to calls, nothing else. ``ecgray --help`` lists the verbs."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from ecgray.cli import data, lists, runs
+from ecgray.errors import EcgrayError, unknown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    try:
+        if words[0] == "--version":
+            from ecgray import __version__
+
+            print(f"ecgray {__version__}")
+        elif words[0] in VERBS:
+            VERBS[words[0]][1](words[1:])
+        else:
+            raise unknown("command", words[0], VERBS)
+    except EcgrayError as error:
+        print(f"ecgray: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has enough
+        return 0
+    except OSError as error:
+        print(
+            f"ecgray: {error.filename or 'a file'} must be readable and writable, got: {error.strerror or error}.",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("ecgray: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {verb:<12}{text}" for verb, (text, _) in VERBS.items())
+    return f"usage: ecgray VERB ...   (ecgray VERB --help shows its words)\n\n{rows}"
+
+
+VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
+    "synthesise": ("write a synthetic database as WFDB files", data.synthesise),
+    "ingest": ("files of a database to a shard set", data.ingest),
+    "inspect": ("what shard sets hold", data.inspect),
+    "label": ("what a task asks of given frames", data.label),
+    "pretrain": ("pretrain a network by a recipe", runs.pretrain),
+    "finetune": ("finetune it on labelled records, several seeds", runs.finetune),
+    "evaluate": ("score a finetuning run on records it has not seen", runs.evaluate),
+    "report": ("the paper's table, ours beside it", runs.report),
+    "recipes": ("list the recipes", lists.lister("recipes", lists.recipes)),
+    "databases": ("list the databases", lists.lister("databases", lists.databases)),
+    "tasks": ("list the pretraining tasks", lists.lister("tasks", lists.tasks)),
+    "models": ("list the networks", lists.lister("models", lists.models)),
+}

@@ -1,0 +1,7 @@
+"""``python -m ecgray.cli``."""
+
+import sys
+
+from ecgray.cli import main
+
+sys.exit(main())

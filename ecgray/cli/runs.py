@@ -1,0 +1,126 @@
+"""Verbs that make runs and reports."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ecgray.cli.words import Flat, choose, exchange, one_of, parse
+
+
+def pretrain(words: list[str]) -> None:
+    from ecgray.models import MODELS
+    from ecgray.recipes import RECIPES
+    from ecgray.tasks import TASKS
+    from ecgray.training.config import PretrainConfig
+    from ecgray.training.objectives import OBJECTIVES
+    from ecgray.training.pretraining import pretrain as run
+
+    @dataclass(frozen=True, kw_only=True)
+    class Pretrain:
+        """Pretrain a network by a recipe; every field of the recipe by its dotted name."""
+
+        config: Annotated[PretrainConfig, Flat]
+        data: tuple[str, ...] = ()
+        """Shard sets of one sampling rate (--data.shards for short)."""
+        task: Annotated[str | None, one_of(TASKS)] = None
+        """Another task than the recipe's; its fields follow as --task.*"""
+        model: Annotated[str | None, one_of(MODELS)] = None
+        """Another network than the recipe's; its fields follow as --model.*"""
+        objective: Annotated[str | None, one_of(OBJECTIVES)] = None
+        """Another loss than the recipe's; its fields follow as --objective.*"""
+        out: Path
+        """Run folder."""
+        workers: int = 0
+        """Training workers on Ray (0: in this process, without Ray)."""
+        backend: Literal["local", "ray"] | None = None
+        """What delivers the frames (default: ray with workers, local without)."""
+        resume: bool = False
+        """Go on with an existing run."""
+
+    table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "pretrain"}
+    recipe, rest = choose("pretrain", "pretraining recipe", words, table)
+    start = exchange(recipe.make(), rest, {"task": TASKS, "model": MODELS, "objective": OBJECTIVES})
+    default = Pretrain(config=start, out=tyro.MISSING)
+    c = parse(Pretrain, f"pretrain {words[0]}", rest, default)
+    config = replace(c.config, data=replace(c.config.data, shards=c.data)) if c.data else c.config
+    print(run(config, c.out, workers=c.workers, resume=c.resume, backend=c.backend))
+
+
+def finetune(words: list[str]) -> None:
+    from ecgray.finetuning.config import FinetuneConfig
+    from ecgray.finetuning.protocol import finetune as run
+    from ecgray.models import MODELS
+    from ecgray.recipes import RECIPES
+    from ecgray.training.objectives import OBJECTIVES
+
+    @dataclass(frozen=True, kw_only=True)
+    class Finetune:
+        """Finetune on labelled records with several seeds; every field of the recipe by its dotted name."""
+
+        config: Annotated[FinetuneConfig, Flat]
+        data: str | None = None
+        """Labelled shard set (--data.shards for short)."""
+        test_data: str | None = None
+        """Shard set that holds the test records, or 'none' for no test (--data.test-shards for short)."""
+        seeds: int | None = None
+        """How many seeds (--protocol.seeds for short)."""
+        model: Annotated[str | None, one_of(MODELS)] = None
+        """Another network than the recipe's; its fields follow as --model.*"""
+        objective: Annotated[str | None, one_of(OBJECTIVES)] = None
+        """Another loss than the recipe's; its fields follow as --objective.*"""
+        out: Path
+        """Run folder."""
+        workers: int = 0
+        """Seeds side by side on Ray (0: one after another in this process, without Ray)."""
+        resume: bool = False
+        """Go on with an existing run."""
+
+    table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "finetune"}
+    recipe, rest = choose("finetune", "finetuning recipe", words, table)
+    start = exchange(recipe.make(), rest, {"model": MODELS, "objective": OBJECTIVES})
+    default = Finetune(config=start, out=tyro.MISSING)
+    c = parse(Finetune, f"finetune {words[0]}", rest, default)
+    config = c.config
+    if c.data is not None:
+        config = replace(config, data=replace(config.data, shards=c.data))
+    if c.test_data is not None:
+        config = replace(config, data=replace(config.data, test_shards=c.test_data))
+    if c.seeds is not None:
+        config = replace(config, protocol=replace(config.protocol, seeds=c.seeds))
+    if config.pretrained == "none":
+        config = replace(config, pretrained=None)
+    print(run(config, c.out, workers=c.workers, resume=c.resume))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Score every seed of a finetuning run on labelled records that it has not seen."""
+
+    run: tyro.conf.Positional[Path]
+    data: str
+    """Labelled shard set."""
+    out: Path
+
+
+def evaluate(words: list[str]) -> None:
+    from ecgray.finetuning.evaluate import evaluate as run
+
+    c = parse(Evaluate, "evaluate", words)
+    print(run(c.run, c.data, c.out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write the paper's table with our numbers beside it, from stored runs."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path
+
+
+def report(words: list[str]) -> None:
+    from ecgray.report.report import write_report
+
+    c = parse(Report, "report", words)
+    print(write_report(c.runs, c.out))
