@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from ecgray.errors import EcgrayError, unknown
 
 T = TypeVar("T")
+_BEYOND = 1e300
+"""No setting is as large; NaN and infinity are none either."""
 
 
 class Named:
@@ -50,7 +52,7 @@ def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
     chosen: type[Any] = cls
     if issubclass(cls, Named):
         name = values.pop("name", None)
-        if name not in cls.table:
+        if not isinstance(name, str) or name not in cls.table:
             raise unknown(f"{where}.name", str(name), cls.table)
         chosen = cls.table[name]
     hints = typing.get_type_hints(chosen)
@@ -58,6 +60,9 @@ def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
     for key in values:
         if key not in fields:
             raise unknown(f"field of {where}", key, fields)
+    required = {f.name for f in dataclasses.fields(chosen) if f.default is f.default_factory is dataclasses.MISSING}
+    if lacking := sorted(required - values.keys()):
+        raise EcgrayError(f"{where} must give {', '.join(lacking)}, got nothing; compare it with a fresh config.json.")
     return chosen(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 
@@ -78,7 +83,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) or (isinstance(hint, type) and issubclass(hint, Named)):
         return from_dict(typing.cast(type[Any], hint), value, where)
     if origin is typing.Literal:
-        if value not in arguments:
+        if not any(type(value) is type(known) and value == known for known in arguments):
             raise unknown(where, str(value), map(str, arguments))
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
@@ -86,7 +91,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return tuple(_value(arguments[0], item, where) for item in value)
         if len(arguments) == len(value):
             return tuple(_value(a, item, where) for a, item in zip(arguments, value, strict=True))
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _BEYOND:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value

@@ -14,8 +14,9 @@ from ecgray.finetuning.labelled import open_labelled, refuse_overlap
 from ecgray.finetuning.prepare import Preprocessing, prepare
 from ecgray.finetuning.pretrained import refuse_pretraining_records
 from ecgray.finetuning.seed_run import is_complete, predict, prediction_table
+from ecgray.finetuning.stored import read_environment, read_splits
 from ecgray.training.distributed import best_device
-from ecgray.training.model_folder import ModelDescription, read_json, read_model
+from ecgray.training.model_folder import ModelDescription, read_model
 from ecgray.training.run import describe_environment
 
 
@@ -38,10 +39,10 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
             f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
         )
     given = open_labelled(data)
-    splits = pd.read_parquet(run / "splits.parquet")
+    splits = read_splits(run / "splits.parquet")
     used = splits[splits["split"] != "unused"].drop_duplicates(["database", "record"])
     refuse_overlap(given.records, used, f"the records that {run} has used")
-    environment = read_json(run / "environment.json")
+    environment = read_environment(run)
     origin, compared = environment.get("pretrained"), None
     if origin is not None:
         compared = refuse_pretraining_records(given.records, given.archive, origin)

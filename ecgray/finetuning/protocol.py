@@ -32,6 +32,7 @@ from ecgray.finetuning.seed_run import (
     open_test,
 )
 from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_splits
+from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks
 from ecgray.training.model_folder import ModelDescription, check_batch
@@ -136,7 +137,7 @@ def preprocessing_of(config: FinetuneConfig, labelled: LabelledSet) -> Preproces
 
 def collect(folders: Sequence[Path], out: Path, classes: Sequence[str]) -> dict[str, Any]:
     """Join the seeds' predictions into out/predictions.parquet and score them into out/scores.json."""
-    predictions = pd.concat([pd.read_parquet(folder / PREDICTIONS) for folder in folders], ignore_index=True)
+    predictions = pd.concat([read_predictions(folder / PREDICTIONS) for folder in folders], ignore_index=True)
     write_parquet_atomically(out / "predictions.parquet", predictions)
     scores = score_predictions(predictions, classes)
     write_json_atomically(out / "scores.json", scores)

@@ -25,6 +25,7 @@ from ecgray.evaluation.metrics import confusion, macro_f1
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import write_json_atomically, write_lines_atomically, write_parquet_atomically
 from ecgray.finetuning.seed_state import History, load_state, save_state
+from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks, load_encoder
 from ecgray.training.distributed import best_device
@@ -98,7 +99,7 @@ def open_test(job: SeedJob, signals: Signals) -> None:
         return
     assert is_chosen(job.folder), "test records stay closed until the epoch is chosen"
     with _threads(job.threads):
-        parts = [pd.read_parquet(job.folder / PREDICTIONS).query("split == 'val'")]
+        parts = [read_predictions(job.folder / PREDICTIONS).query("split == 'val'")]
         if len(signals):
             network, description = read_model(job.folder)
             network.to(best_device())

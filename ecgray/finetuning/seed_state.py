@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder
-from ecgray.training.model_folder import load_tensors, load_weights
+from ecgray.training.checkpoint import restore_optimiser
+from ecgray.training.model_folder import load_tensors, load_weights, refuse_other_weights
 
 
 @dataclass
@@ -49,6 +50,20 @@ def save_state(
     fsync_folder(path.parent)
 
 
+def _history(values: Any) -> History:
+    history = History(**values)
+    counts = (history.epoch, history.best_epoch, history.monitor_epoch)
+    numbers = (history.best_score, history.monitor_best)
+    rows = isinstance(history.epochs, list) and all(isinstance(row, dict) for row in history.epochs)
+    if not (
+        all(type(count) is int and count >= 0 for count in counts)
+        and all(type(number) in (int, float) for number in numbers)
+        and rows
+    ):
+        raise TypeError("its history has values of other types")
+    return history
+
+
 def load_state(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[History, dict[str, Tensor]]:
     """Put back weights and moments; returns the history and the best epoch's weights.
 
@@ -56,23 +71,21 @@ def load_state(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer)
     """
     try:
         with safe_open(path, framework="pt") as file:
-            history = History(**json.loads(file.metadata()["history"]))
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            history = _history(json.loads(file.metadata()["history"]))
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:160]
         raise EcgrayError(
-            f"{path} must be a whole state of this version ({error}); delete it to start over."
+            f"{path} must be a whole state of this version ({reason}); delete it to start over."
         ) from error
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimiser": {}}
     for key, tensor in load_tensors(path).items():
-        part, name = key.split("/", 1)
+        part, _, name = key.partition("/")
+        if part not in parts:
+            raise EcgrayError(f"{path} must hold parts {', '.join(parts)}, got {key}; delete it to start over.")
         parts[part][name] = tensor
     load_weights(network, parts["network"], path)
-    parameters = dict(network.named_parameters())
-    index = {parameter: i for i, parameter in enumerate(optimiser.param_groups[0]["params"])}
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in parts["optimiser"].items():
-        name, what = key.rsplit("/", 1)
-        state.setdefault(index[parameters[name]], {})[what] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    restore_optimiser(path, parts["optimiser"], network, optimiser)
     device = next(network.parameters()).device
     best = parts["best"] or parts["network"]
+    refuse_other_weights(network, best, path)
     return history, {name: tensor.to(device) for name, tensor in best.items()}

@@ -15,11 +15,10 @@ from ecgray.config import from_dict
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config
+from ecgray.finetuning.stored import PROBABILITY, read_environment, read_predictions, read_splits
 from ecgray.shards.manifest import read_manifest
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
-
-PROBABILITY = "probability_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,52 +119,70 @@ def read_run(folder: Path) -> Run:
         )
     if not (folder / "config.json").is_file():
         raise EcgrayError(f"A report needs finished finetuning runs, got '{folder}' without config.json; {advice}.")
-    environment = read_json(folder / "environment.json")
+    environment = read_environment(folder)
     predictions = _predictions(folder)
-    return Run(
+    run = Run(
         folder=folder,
         config=read_config(folder),
         environment=environment,
         predictions=predictions,
         classes=_classes(predictions),
-        splits=pd.read_parquet(folder / "splits.parquet"),
+        splits=read_splits(folder / "splits.parquet"),
         history=_history(folder),
         pretraining=_pretraining(environment.get("pretrained")),
     )
+    return _scored_by_every_seed(run)
 
 
 def _read_evaluation(folder: Path, values: dict[str, Any]) -> Run:
     """The evaluated run with the evaluation's predictions as its test."""
     try:
-        run = read_run(Path(str(values["run"])))
+        run = read_run(Path(str(values.get("run"))))
     except EcgrayError as error:
         raise EcgrayError(f"The evaluation '{folder}' needs the run that it is of: {error}") from error
-    predictions = pd.read_parquet(folder / "predictions.parquet")
+    hashes = values.get("manifest_hashes")
+    if not isinstance(hashes, list) or not all(isinstance(one, str) for one in hashes):
+        raise EcgrayError(f"'{folder}/evaluation.json' must name what was evaluated, got nothing; evaluate again.")
+    predictions = read_predictions(folder / "predictions.parquet")
+    if _classes(predictions) != run.classes:
+        raise EcgrayError(f"The evaluation '{folder}' must have the classes of its run, got others; evaluate again.")
     tested = predictions[[name for name in run.splits.columns if name in predictions.columns]]
-    return replace(
+    evaluated = replace(
         run,
         predictions=predictions,
         splits=pd.concat([run.splits[run.splits["split"] != "test"], tested], ignore_index=True),
         history=run.history.iloc[:0],
         evaluation=folder,
-        evaluated_shards=str(values["data"]),
-        evaluated_hashes=tuple(values["manifest_hashes"]),
+        evaluated_shards=str(values.get("data", "")),
+        evaluated_hashes=tuple(hashes),
     )
+    return _scored_by_every_seed(evaluated)
+
+
+def _scored_by_every_seed(run: Run) -> Run:
+    if set(run.scored["seed"]) != set(run.predictions["seed"]):
+        raise EcgrayError(
+            f"Every seed of '{run.evaluation or run.folder}' must have predicted the split {run.split}, got some that "
+            "have not; finish it with 'ecgray finetune ... --resume'."
+        )
+    return run
 
 
 def _predictions(folder: Path) -> pd.DataFrame:
     """Of all complete seeds: a run that was stopped is reported with the seeds it has."""
     parts = [
-        pd.read_parquet(seed / "predictions.parquet")
+        read_predictions(seed / "predictions.parquet")
         for seed in sorted((folder / "seeds").glob("seed-*"))
         if (seed / "complete").is_file()
     ]
     if not parts and (folder / "predictions.parquet").is_file():
-        parts = [pd.read_parquet(folder / "predictions.parquet")]
+        parts = [read_predictions(folder / "predictions.parquet")]
     if not parts:
         raise EcgrayError(
             f"A report needs finished seeds, got none in '{folder}'; go on with 'ecgray finetune ... --resume'."
         )
+    if any(_classes(part) != _classes(parts[0]) for part in parts):
+        raise EcgrayError(f"The seeds of '{folder}' must have the same classes, got several; finetune again.")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -180,6 +197,7 @@ def _history(folder: Path) -> pd.DataFrame:
         for seed in sorted((folder / "seeds").glob("seed-*"))
         if (seed / "complete").is_file()
         for values in _lines(seed / "metrics.jsonl")
+        if type(values.get("epoch")) is int and type(values.get("val_macro_f1")) in (int, float)
     ]
     return pd.DataFrame(rows, columns=["seed", "epoch", "val_macro_f1"])
 
@@ -188,10 +206,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON objects; a last line torn by a kill is left out, no file has none."""
     found: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.loads(line))
-    return found
+    return [values for values in found if isinstance(values, dict)]
 
 
 def _pretraining(origin: Any) -> Pretraining | None:
@@ -205,7 +223,9 @@ def _pretraining(origin: Any) -> Pretraining | None:
     with contextlib.suppress(EcgrayError):
         stored = origin.get("config") or read_json(run / "config.json")
         config = from_dict(PretrainConfig, stored, where=str(run / "config.json"))
-    trained = max((line["step"] for line in _lines(run / "metrics.jsonl") if "step" in line), default=None)
+    trained = max(
+        (line["step"] for line in _lines(run / "metrics.jsonl") if type(line.get("step")) is int), default=None
+    )
     return Pretraining(
         folder=str(run),
         config=config,

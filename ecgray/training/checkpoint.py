@@ -21,12 +21,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ecgray.config import from_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import file_sha256, fsync_folder
 from ecgray.training.distributed import Distributed
 from ecgray.training.model_folder import load_tensors, read_json, save_tensors, write_json
 
 COMPLETE = "complete"
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
 log = logging.getLogger(__name__)
 
 
@@ -141,10 +143,10 @@ def prune_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
 
 def read_loop_state(folder: Path) -> LoopState:
     """The loop's state; raises EcgrayError when it does not read."""
-    try:
-        return LoopState(**read_json(folder / "loop.json"))
-    except TypeError as error:
-        raise EcgrayError(f"{folder / 'loop.json'} must be of this version ({error}); resume with that one.") from error
+    state = from_dict(LoopState, read_json(folder / "loop.json"), where=str(folder / "loop.json"))
+    if state.step < 0 or (state.best_step or 0) < 0:
+        raise EcgrayError(f"{folder / 'loop.json'} must count steps from 0, got {state.step}; remove that checkpoint.")
+    return state
 
 
 def write_loop_state(folder: Path, state: LoopState) -> None:
@@ -162,15 +164,33 @@ def save_optimiser(path: Path, network: nn.Module, optimiser: torch.optim.Optimi
 
 def load_optimiser(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Put back what ``save_optimiser`` wrote; raises EcgrayError when it is of another network."""
-    tensors = load_tensors(path)
+    restore_optimiser(path, load_tensors(path), network, optimiser)
+
+
+def restore_optimiser(
+    path: Path, tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
+    """Put back Adam's ``tensors``, named ``<parameter>/<what>``. Raises EcgrayError for those of another network."""
     parameters = dict(network.named_parameters())
     index = {parameter: i for i, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"])}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, what = key.rsplit("/", 1)
-        if name not in parameters or (tensor.ndim and tensor.shape != parameters[name].shape):
-            raise EcgrayError(f"{path} must belong to this very network, got {name}; resume with the run's own config.")
-        state.setdefault(index[parameters[name]], {})[what] = tensor
+        name, _, what = key.rpartition("/")
+        parameter = parameters.get(name)
+        if (
+            parameter is None
+            or parameter not in index
+            or what not in _ADAM
+            or tensor.dtype != torch.float32
+            or tensor.shape != (torch.Size() if what == "step" else parameter.shape)
+        ):
+            raise EcgrayError(f"{path} must belong to this very network, got {key}; resume with the run's own config.")
+        state.setdefault(index[parameter], {})[what] = tensor
+    for moments in state.values():
+        if len(moments) != len(_ADAM):
+            raise EcgrayError(
+                f"{path} must hold {', '.join(_ADAM)} of each parameter, got {', '.join(moments)} of one."
+            )
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
@@ -197,9 +217,14 @@ def load_rank(folder: Path, rank: int, network: nn.Module) -> None:
                     f"{path} must belong to this very network, lacks {name}; resume with the run's config."
                 )
             buffer.copy_(tensors[f"buffer/{name}"])
-    torch.set_rng_state(tensors["random/cpu"])
-    if torch.cuda.is_available() and "random/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    try:
+        torch.set_rng_state(tensors["random/cpu"])
+        if torch.cuda.is_available() and "random/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random/cuda"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise EcgrayError(
+            f"{path} must hold a random state, got another one ({error}); resume from another."
+        ) from error
 
 
 def _fingerprint(file: Path) -> dict[str, int | str]:

@@ -28,6 +28,8 @@ from ecgray.models.future import FuturePredictor
 from ecgray.tasks.base import Task
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+MAX_SAMPLES = 2**25
+"""Of one input: a day and a half at 250 Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,18 @@ class ModelDescription:
     task: Task | None = None
     config_hash: str = ""
     manifest_hashes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rules = {
+            "leads": len(self.leads) > 0,
+            "fs": self.fs > 0,
+            "sd_mv": self.sd_mv > 0,
+            "frame_size": self.frame_size is None or 1 <= self.frame_size <= MAX_SAMPLES,
+            "length_samples": self.length_samples is None or 1 <= self.length_samples <= MAX_SAMPLES,
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise EcgrayError(f"{name} of a model must be one that can be used, got {getattr(self, name)}.")
 
 
 def build_network(model: Model, leads: int, classes: int, task: Task | None, frame_size: int | None) -> nn.Module:
@@ -94,8 +108,18 @@ def read_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
     """
     description = read_description(folder)
     leads, classes = len(description.leads), len(description.classes)
+    state = load_tensors(folder / WEIGHTS)
+    try:
+        with torch.device("meta"):  # no memory for a network that the file does not hold
+            outline = build_network(description.model, leads, classes, description.task, description.frame_size)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise EcgrayError(
+            f"{folder / DESCRIPTION} must describe a network, got one beyond any size: {reason}"
+        ) from error
+    refuse_other_weights(outline, state, folder / WEIGHTS)
     network = build_network(description.model, leads, classes, description.task, description.frame_size)
-    load_weights(network, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    load_weights(network, state, folder / WEIGHTS)
     return network.eval(), description
 
 
@@ -110,17 +134,28 @@ def read_description(folder: Path) -> ModelDescription:
 
 def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
     """Put ``state`` into ``network``; raises EcgrayError when a name or a shape differs, naming the first."""
+    refuse_other_weights(network, state, source)
+    network.load_state_dict(state)
+
+
+def refuse_other_weights(network: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Raises EcgrayError when ``state`` is of another network, naming the first tensor that differs."""
     expected = network.state_dict()
     differing = sorted(expected.keys() ^ state.keys())
-    differing += sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape)
+    differing += sorted(
+        k
+        for k in expected.keys() & state.keys()
+        if (expected[k].shape, expected[k].dtype) != (state[k].shape, state[k].dtype)
+    )
     if differing:
         first = differing[0]
-        got, wanted = (str(tuple(s[first].shape)) if first in s else "nothing" for s in (state, expected))
+        got, wanted = (
+            f"{tuple(s[first].shape)} {s[first].dtype}" if first in s else "nothing" for s in (state, expected)
+        )
         raise EcgrayError(
             f"{source} must hold the weights of this very network, got another one: {len(differing)} tensors differ, "
             f"first {first} (file {got}, network {wanted}); give the model config that the file was trained with."
         )
-    network.load_state_dict(state)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -134,8 +169,9 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a safetensors file; raises EcgrayError when it is missing or not whole."""
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise EcgrayError(f"{path} must be a whole safetensors file ({error}); take another checkpoint.") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise EcgrayError(f"{path} must be a whole safetensors file ({reason}); take another checkpoint.") from error
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -150,7 +186,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; raises EcgrayError when it is missing, torn or no object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EcgrayError(f"{path} must be a JSON file ({error}); give a folder that ecgray wrote.") from error
     if not isinstance(values, dict):
         raise EcgrayError(f"{path} must hold a JSON object, got {type(values).__name__}; give a folder ecgray wrote.")

@@ -80,7 +80,8 @@ class RunFolder:
             ) from error
 
     def read_metrics(self, start: int = 0) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl from byte ``start`` on; a last line torn by a kill is left out."""
+        """All whole lines of metrics.jsonl from byte ``start`` on; what is no line of metrics is left out, as the last
+        one is when a kill has torn it."""
         if not self.metrics.is_file():
             return []
         with open(self.metrics, "rb") as file:
@@ -88,8 +89,10 @@ class RunFolder:
             content = file.read()
         lines = []
         for line in content.splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):
+                values = json.loads(line)
+                if isinstance(values, dict) and type(values.get("step")) is int:
+                    lines.append(values)
         return lines
 
     def rewind_metrics(self, step: int) -> None:
