@@ -110,7 +110,7 @@ def start(
     config: PretrainConfig, out: Path, ranks: int, place: Place | None = None, *, everyone: bool = False
 ) -> list[int]:
     """Fork the ranks (0: ``pretrain`` in one process) and wait for them; their exit statuses, signals as numbers."""
-    meeting = Path(tempfile.mkdtemp(prefix="ecgray-group-")) / "file"
+    meeting = Path(tempfile.mkdtemp(prefix="group-", dir=out.parent)) / "file"
     children = []
     for rank in range(max(ranks, 1)):
         child = os.fork()
