@@ -68,7 +68,7 @@ class CinC2017(Database):
 def _table_of_version(tables: Sequence[Path], asked: str) -> dict[str, str]:
     """The labels of the table whose content is the version asked for, else of one whose content cannot tell and
     whose name does not say another."""
-    contents = {table: _read_table(table) for table in tables}
+    contents = {table: read_table(table) for table in tables}
     possible = {table: possible_versions(labels) for table, labels in contents.items()}
     for table in tables:
         if possible[table] == {asked}:
@@ -88,7 +88,7 @@ def _stated(table: Path) -> str | None:
     return found[1].lower() if found else None
 
 
-def _read_table(table: Path) -> dict[str, str]:
+def read_table(table: Path) -> dict[str, str]:
     """record -> label of a reference table; a header row, blank lines and CRLF are allowed."""
     labels: dict[str, str] = {}
     try:
@@ -102,7 +102,7 @@ def _read_table(table: Path) -> dict[str, str]:
         if len(row) < 2 or row[1] not in CLASSES or labels.get(row[0], row[1]) != row[1]:
             raise EcgrayError(
                 f"{table.name} must give each record one label of {', '.join(CLASSES)}, but line {number} is"
-                f" '{','.join(cells)}'; restore the published table."
+                f" '{','.join(cells)[:200]}'; restore the published table."
             )
         labels[row[0]] = row[1]
     return labels

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from ecgray.databases.cinc2017 import CinC2017
+from ecgray.databases.cinc2017 import CinC2017, read_table
 from ecgray.databases.icentia11k import Icentia11k
 from ecgray.databases.layouts import other_layout, recognise, require_folder
 from ecgray.databases.record import Database, Record, Reference
@@ -33,8 +33,7 @@ class Synthetic(Database):
         table = folder / "REFERENCE-v3.csv"
         if not table.is_file():
             raise other_layout(root, self.name, "p00/ or training2017/REFERENCE-v3.csv, as the generator writes them")
-        rows = [line.partition(",") for line in table.read_text(encoding="ascii", errors="replace").split()]
-        labels = {record: label for record, _, label in rows}
+        labels = read_table(table)
         return [
             Reference(record=name, patient=name, path=folder / name, labels=(labels[name],) if name in labels else ())
             for name in header_names(folder)

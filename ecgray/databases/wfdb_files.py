@@ -89,12 +89,12 @@ def _read(
 def _choose(header: Header, lead: str | None) -> list[int]:
     if lead is not None:
         if lead not in header.names:
-            raise RecordRefused(f"it has no lead {lead}; its leads are {', '.join(header.names)}")
+            raise RecordRefused(f"it has no lead {lead}; its leads are {', '.join(header.names)[:200]}")
         chosen = [header.names.index(lead)]
     else:
         chosen = list(range(len(header.signals)))
     voltages = [number for number in chosen if header.signals[number].voltage]
     if not voltages:
-        units = ", ".join(sorted({header.signals[number].unit for number in chosen}))
+        units = ", ".join(sorted({header.signals[number].unit for number in chosen}))[:200]
         raise RecordRefused(f"no lead is a voltage in mV, uV or V; the units are {units}")
     return voltages

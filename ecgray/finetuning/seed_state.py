@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder
 from ecgray.training.checkpoint import restore_optimiser
-from ecgray.training.model_folder import load_tensors, load_weights, refuse_other_weights
+from ecgray.training.model_folder import load_tensors, load_weights, refuse_other_weights, save_tensors
 
 
 @dataclass
@@ -42,10 +40,11 @@ def save_state(
     for name, parameter in network.named_parameters():
         tensors |= {f"optimiser/{name}/{what}": tensor for what, tensor in optimiser.state.get(parameter, {}).items()}
     partial = path.with_name(f"{path.name}.partial")
-    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_file(contiguous, partial, {"history": json.dumps(asdict(history))})
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
+    try:
+        save_tensors(partial, tensors, {"history": json.dumps(asdict(history))})
+    except OSError:
+        partial.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     partial.rename(path)
     fsync_folder(path.parent)
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ecgray.report.colours import INK, MUTED, PAPER, RULE, Look, as_css
 from ecgray.report.tables import CLASS_WORDS, Row
+from ecgray.shards.manifest import write_atomically
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -140,9 +141,11 @@ def as_svg(figure: Figure, name: str, description: str) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """A light PNG at 200 dots per inch."""
+    """A light PNG at 200 dots per inch, whole or absent."""
+    picture = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=200, facecolor="white", metadata={"Software": None})
+        figure.savefig(picture, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    write_atomically(path, picture.getvalue())
 
 
 def curve_summary(row: Row) -> str:

@@ -13,7 +13,7 @@ from ecgray.report.examples import find_examples
 from ecgray.report.markdown import markdown
 from ecgray.report.page import page
 from ecgray.report.read_runs import read_run
-from ecgray.report.tables import make_tables, scores_table
+from ecgray.report.tables import Tables, make_tables, scores_table
 from ecgray.shards.manifest import write_atomically
 
 
@@ -22,7 +22,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> Path:
 
     Beside it: report.md, scores.csv (one row per run, seed and score), figure3.png, seeds.png and confusion-<run>.png.
     Everything is computed from the predictions in the run folders. Raises EcgrayError for a folder that is no finished
-    run, for a run given twice, and for an ``out`` that cannot be a folder of its own.
+    run, for a run given twice, and for an ``out`` that cannot be a folder of its own or be written.
     """
     folders = [Path(run).expanduser().resolve() for run in runs]
     out = Path(out).expanduser()
@@ -34,9 +34,18 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> Path:
     if (out.exists() and not out.is_dir()) or (out / "config.json").exists():
         raise EcgrayError(f"The report must go into a folder of its own, got '{out}'; give another --out.")
     tables = make_tables([read_run(folder) for folder in folders])
+    try:
+        return _write(tables, out)
+    except OSError as error:
+        raise EcgrayError(
+            f"The report must be written to '{out}', got: {error}; free some space or give another --out."
+        ) from error
+
+
+def _write(tables: Tables, out: Path) -> Path:
+    """Pictures and tables first, the page that shows them last; each file is whole or absent."""
     rows, styles = tables.rows, looks(tables.rows)
     examples, reason = find_examples(tables)
-
     out.mkdir(parents=True, exist_ok=True)
     curves, strip = figures.validation_curves(rows, styles), figures.seed_strip(rows, styles)
     images = [("Macro F1 of every seed", "seeds.png")]

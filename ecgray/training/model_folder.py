@@ -158,9 +158,13 @@ def refuse_other_weights(network: nn.Module, state: Mapping[str, torch.Tensor], 
         )
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors and flush them to the disk."""
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, with notes ``metadata``, and flush them to the disk. Raises OSError."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, path, metadata)
+    except SafetensorError as error:  # which is what a full disk gives
+        raise OSError(f"{path}: {error}") from error
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

@@ -151,7 +151,20 @@ def open_run(
         run.stop.unlink(missing_ok=True)
         write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers)))
         write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
-        yield run
+        with resumable(run.path):
+            yield run
+
+
+@contextlib.contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Turns what the disk refuses (OSError) into an EcgrayError that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise EcgrayError(
+            f"The run in {run} must be able to read and write its files, got: {error}; "
+            "free some space or mend the permissions, then --resume."
+        ) from error
 
 
 @contextlib.contextmanager
