@@ -31,7 +31,7 @@ quickstart: install
 	$(BIN)/ecgray report $(QUICK)/runs/none $(QUICK)/runs/from-beat --out $(QUICK)/report
 	@echo "Open $(abspath $(QUICK))/report/report.html"
 
-QUICK_FINETUNE := --seeds 3 --model.width 16 --data.seconds 20 --protocol.epochs 12
+QUICK_FINETUNE := --seeds 3 --model.width 16 --data.seconds 10 --protocol.epochs 12
 
 test: install lint
 	$(BIN)/python -m pytest
