@@ -16,6 +16,6 @@ class EcgrayError(ValueError):
 def unknown(kind: str, got: str, known: Iterable[str]) -> EcgrayError:
     """An error for a name that is in no table, with the near matches (or all names when none is near)."""
     names = sorted(known)
-    near = get_close_matches(got, names, n=3, cutoff=0.5)
+    near = get_close_matches(got[:100], names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}."
-    return EcgrayError(f"The {kind} must be a known name, got '{got}'; {hint}")
+    return EcgrayError(f"The {kind} must be a known name, got '{' '.join(got.split())[:100]}'; {hint}")

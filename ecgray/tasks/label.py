@@ -35,16 +35,17 @@ def read_frames(file: Path) -> pd.DataFrame:
         reason = str(problem).splitlines()[0]
         raise EcgrayError(f"The frames must be a readable CSV file, got {file} ({reason}); check the path.") from None
     if not {"record", "start"} <= set(table.columns) or table.empty:
+        columns = ", ".join(map(repr, table.columns))[:200]
         raise EcgrayError(
             f"The frames must be a CSV file with the columns record and start and at least one row, got {file} with "
-            f"the columns {', '.join(table.columns)} and {len(table)} rows; write record,start on its first line."
+            f"the columns {columns} and {len(table)} rows; write record,start on its first line."
         )
     starts = table["start"].str.strip()
     wrong = ~starts.str.fullmatch(r"[+-]?\d{1,18}")
     if wrong.any():
         line, text = int(np.argmax(wrong)) + 2, starts[wrong].iloc[0]
         raise EcgrayError(
-            f"A start must be a whole number of samples, got '{text}' in line {line} of {file}; correct it."
+            f"A start must be a whole number of samples, got {text[:100]!r} in line {line} of {file}; correct it."
         )
     frames = pd.DataFrame({"record": table["record"].str.strip(), "start": starts.astype(np.int64)})
     return frames.assign(database=table["database"].str.strip()) if "database" in table.columns else frames
@@ -109,12 +110,12 @@ def _located(archive: Archive, frame_size: int, frames: pd.DataFrame) -> tuple[I
     for name, words in zip(names, frames["record"], strict=True):
         if name not in index:
             raise EcgrayError(
-                f"A frame's record must be one of the {len(index)} in the shards, got '{words}'"
-                f"{f' of {name[0]}' if by_database else ''}; their names are like '{archive.record_id[0]}'."
+                f"A frame's record must be one of the {len(index)} in the shards, got {words[:100]!r}"
+                f"{f' of {name[0][:100]!r}' if by_database else ''}; their names are like '{archive.record_id[0]}'."
             )
         if name in several:
             raise EcgrayError(
-                f"A record's name must be unique in the shards, got '{words}', which several have; give one shard set."
+                f"A record's name must be unique in the shards, got {words[:100]!r}, which several have; give one set."
             )
     record = np.array([index[name] for name in names], np.int64)
     start = frames["start"].to_numpy(np.int64)
