@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill lint bench clean-quickstart
+.PHONY: install quickstart test test-kill lint bench
 
 install: $(VENV)/.installed
 
