@@ -99,9 +99,9 @@ def refuse_outside(folder: Path, name: str) -> Path:
     try:
         plain = "/" not in name and "\\" not in name and name not in ("", ".", "..")
         if not (plain and not path.is_symlink()) and not path.resolve().is_relative_to(folder.resolve()):
-            raise RecordRefused(f"the file '{name}' lies outside the record's folder")
+            raise RecordRefused(f"the file '{name[:100]}' lies outside the record's folder")
     except (ValueError, RuntimeError, OSError) as error:
-        raise RecordRefused(f"the file name {name!r} cannot be used: {error}") from None
+        raise RecordRefused(f"the file name {name[:100]!r} cannot be used: {str(error)[:100]}") from None
     return path
 
 

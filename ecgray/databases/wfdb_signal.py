@@ -207,7 +207,7 @@ def _finish(digital: npt.NDArray[np.signedinteger], lines: Sequence[SignalLine])
         sentinel = _FORMATS[line.format][1]
         low, high = int(lead.min()), int(lead.max())
         if sentinel is not None and low <= sentinel:
-            lead, gaps = _fill(lead, sentinel, line.name)
+            lead, gaps = _fill(lead, sentinel, line.name[:100])
             missing += gaps
             low, high = int(lead.min()), int(lead.max())
         constant += low == high

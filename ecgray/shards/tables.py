@@ -53,6 +53,10 @@ def read_table(
                 raise EcgrayError(f"'{called}' must hold {kind} in the column {column}, got {got}; {advice}.")
         table = file.read(columns=list(kinds), use_threads=True).replace_schema_metadata(None)
         table.validate(full=True)
+        if len(table) != file.metadata.num_rows:
+            raise EcgrayError(
+                f"'{called}' must have {file.metadata.num_rows} rows in each column, got {len(table)}; {advice}."
+            )
         for column in kinds:
             values = table[column].combine_chunks()
             nulls = values.null_count

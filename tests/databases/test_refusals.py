@@ -91,6 +91,10 @@ def absolute_path(path: Path) -> None:
     edit(path, "r.dat", "/etc/hostname")
 
 
+def endless_name(path: Path) -> None:
+    edit(path, "r.dat", "x" * 5000)
+
+
 def web_address(path: Path) -> None:
     edit(path, "r.dat", "http://example.org/r.dat")
 
@@ -156,6 +160,7 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (parent_folder, "outside the record's folder"),
     (absolute_path, "outside the record's folder"),
     (web_address, "missing"),
+    (endless_name, "cannot be used"),
     (linked_signal, "outside the record's folder"),
     (linked_annotations, "outside the record's folder"),
     (signal_is_a_folder, "missing"),

@@ -113,6 +113,7 @@ def _work(given: argparse.Namespace, root: Path, writer: int, done: Counter[str]
         material.build(root)
     import numpy as np
     import pyarrow as pa
+    from mutate import random_bytes
     from targets import TARGETS
 
     from ecgray.databases.record import RecordRefused
@@ -139,7 +140,10 @@ def _work(given: argparse.Namespace, root: Path, writer: int, done: Counter[str]
                 changed.add(files[int(rng.integers(len(files)))])
             size = 0
             for file in sorted(changed):
-                content = target.files[file](rng, clean.content(file))
+                try:
+                    content = target.files[file](rng, clean.content(file))
+                except Exception:  # a second edit may not fit what the first one made
+                    content = random_bytes(rng, clean.content(file))
                 (root / file).write_bytes(content)
                 clean.touched(file)
                 size += len(content)

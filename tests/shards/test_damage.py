@@ -235,3 +235,11 @@ def test_a_signal_that_shrinks_while_it_is_read(shards: Path) -> None:
 def open_archive_again(shards: Path, file: Path, size: int) -> Any:
     os.truncate(file, size)
     return open_archive([shards])
+
+
+def test_a_schema_that_is_no_number_is_not_shown_whole(shards: Path) -> None:
+    manifest = json.loads((shards / "manifest.json").read_text())
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"schema": manifest["files"]}))
+    with pytest.raises(EcgrayError, match="must be of shard schema 1") as error:
+        open_archive([shards])
+    assert len(str(error.value)) < 300
