@@ -181,7 +181,7 @@ def restore_optimiser(
             parameter is None
             or parameter not in index
             or what not in _ADAM
-            or tensor.dtype != torch.float32
+            or not (tensor.is_floating_point() if what == "step" else tensor.dtype == parameter.dtype)
             or tensor.shape != (torch.Size() if what == "step" else parameter.shape)
         ):
             raise EcgrayError(f"{path} must belong to this very network, got {key}; resume with the run's own config.")
