@@ -70,7 +70,7 @@ class MitBih(Database):
 def _subject(comments: Sequence[str]) -> dict[str, Any]:
     """Age and sex from a comment such as "69 M 1085 1629 x1" (an age of -1 is unknown)."""
     for comment in comments:
-        if found := re.match(r"(-?\d+)\s+([MF])\b", comment):
+        if found := re.match(r"(-?\d{1,3})\s+([MF])\b", comment):
             age = int(found[1])
             return ({"age": age} if age >= 0 else {}) | {"sex": found[2]}
     return {}

@@ -73,7 +73,10 @@ def read_header(path: Path) -> Header:
     refuse_outside(path.parent, file.name)
     if not file.is_file():  # a pipe would never end
         raise RecordRefused("the header (.hea) is missing, or is not a file")
-    text = file.read_bytes().decode("utf-8", "replace")
+    try:
+        text = file.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise RecordRefused(f"the header (.hea) cannot be read: {error.strerror}") from None
     lines = [line.strip() for line in text.lstrip("\ufeff").splitlines()]
     fields = [line for line in lines if line and not line.startswith("#")]
     if not fields:

@@ -108,7 +108,9 @@ def read_run(folder: Path) -> Run:
     folder = Path(folder).expanduser()
     advice = "give folders that 'ecgray finetune' or 'ecgray evaluate' has written"
     if not folder.is_dir():
-        raise EcgrayError(f"A report needs finished finetuning runs, got '{folder}', which is no folder; {advice}.")
+        raise EcgrayError(
+            f"A report needs finished finetuning runs, got {str(folder)[:300]!r}, which is no folder; {advice}."
+        )
     evaluation = folder / "evaluation.json"
     if evaluation.is_file():
         return _read_evaluation(folder, read_json(evaluation))

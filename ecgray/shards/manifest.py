@@ -90,9 +90,7 @@ def read_manifest(path: Path) -> Manifest:
         raise EcgrayError(f"'{file}' must be readable JSON, got {type(error).__name__}; ingest again.") from error
     got = values.get("schema") if isinstance(values, dict) else None
     if got != SCHEMA:
-        raise EcgrayError(
-            f"'{path}' must be of shard schema {SCHEMA}, got {str(got)[:9]}; ingest again with this ecgray."
-        )
+        raise EcgrayError(f"'{path}' must be of shard schema {SCHEMA}, got {got!r:.9}; ingest again with this ecgray.")
     names = {field.name for field in dataclasses.fields(Manifest)}
     if set(values) != names:
         odd = ", ".join(sorted(set(values) ^ names))

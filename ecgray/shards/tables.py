@@ -66,7 +66,9 @@ def read_table(
                 raise EcgrayError(
                     f"'{called}' must have a value in each row of {column}, got {nulls} missing; {advice}."
                 )
-    except (OSError, pa.ArrowException, OverflowError) as error:
+    except EcgrayError:
+        raise
+    except (OSError, pa.ArrowException, OverflowError, ValueError) as error:  # ValueError: names that are no text
         reason = " ".join(str(error).split())[:160]
         raise EcgrayError(f"'{called}' must be a whole Parquet file, got: {reason}; {advice}.") from error
     return table.select(list(kinds))

@@ -186,6 +186,13 @@ def test_refused_with_one_reason(
     assert len(str(refusal.value)) < 250
 
 
+def test_an_age_of_five_thousand_digits(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    path = write_record(tmp_path / "r", wave, leads=["ecg"])
+    with path.with_suffix(".hea").open("a") as header:
+        header.write(f"# {'9' * 5000} M\n")
+    assert MitBih(lead="ecg").read(Reference(record="r", patient="r", path=path)).attributes == {}
+
+
 def test_a_link_inside_the_folder_is_followed(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
     path = write_record(tmp_path / "r", wave)
     os.replace(tmp_path / "r.dat", tmp_path / "other.dat")

@@ -243,3 +243,17 @@ def test_a_schema_that_is_no_number_is_not_shown_whole(shards: Path) -> None:
     with pytest.raises(EcgrayError, match="must be of shard schema 1") as error:
         open_archive([shards])
     assert len(str(error.value)) < 300
+    (shards / "manifest.json").write_text(json.dumps(manifest | {"schema": "a\nb"}))
+    with pytest.raises(EcgrayError, match="must be of shard schema 1") as error:
+        open_archive([shards])
+    assert "\n" not in str(error.value)
+
+
+def test_names_of_columns_that_are_no_text(shards: Path) -> None:
+    file = shards / "records.parquet"
+    content = file.read_bytes()
+    assert content.count(b"signal_hash") > 0
+    file.write_bytes(content.replace(b"signal_hash", b"signal\xdfhash"))
+    vouch(shards)
+    with pytest.raises(EcgrayError, match=r"records\.parquet"):
+        use_all(shards)
