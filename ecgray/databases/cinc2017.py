@@ -102,7 +102,7 @@ def read_table(table: Path) -> dict[str, str]:
         if len(row) < 2 or row[1] not in CLASSES or labels.get(row[0], row[1]) != row[1]:
             raise EcgrayError(
                 f"{table.name} must give each record one label of {', '.join(CLASSES)}, but line {number} is"
-                f" '{','.join(cells)[:200]}'; restore the published table."
+                f" {','.join(cells)[:200]!r}; restore the published table."
             )
         labels[row[0]] = row[1]
     return labels

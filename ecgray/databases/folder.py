@@ -77,7 +77,7 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
     if not {"record", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise EcgrayError(
             f"{file} must have the columns record and label (and optionally patient) in its first row, each once, got"
-            f" '{','.join(columns)[:200]}'; correct that row."
+            f" {','.join(columns)[:200]!r}; correct that row."
         )
     bare = Counter(record.rsplit("/", 1)[-1] for record in ids)
     known = {record: record for record in ids}

@@ -107,3 +107,15 @@ def test_a_bad_table_is_named(archive: Path, text: str, reason: str) -> None:
 def test_links_to_folders_are_not_followed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (archive / "loop").symlink_to(archive)
     assert len(found(archive)) == 4
+
+
+def test_a_first_row_that_runs_over_lines_is_shown_in_one(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    write_record(tmp_path / "r", wave)
+    (tmp_path / "labels.csv").write_text('"record,label\nr,A')
+    with pytest.raises(EcgrayError) as error:
+        Folder().find(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "labels.csv").write_text('"record,label\nr,A"\n')
+    with pytest.raises(EcgrayError, match="must have the columns") as error:
+        Folder().find(tmp_path)
+    assert "\n" not in str(error.value)
