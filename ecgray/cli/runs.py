@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ecgray.cli.words import Flat, choose, exchange, one_of, parse
+from ecgray.errors import EcgrayError
 
 
 def pretrain(words: list[str]) -> None:
@@ -32,8 +33,10 @@ def pretrain(words: list[str]) -> None:
         """Another loss than the recipe's; its fields follow as --objective.*"""
         out: Path
         """Run folder."""
-        workers: int = 0
-        """Training workers on Ray (0: in this process, without Ray)."""
+        workers: str = "0"
+        """Training workers on Ray (0: in this process, without Ray; 1:4: as many as the cluster holds, as it does)."""
+        device: Literal["cpu", "cuda"] | None = None
+        """What each worker on Ray computes on (default: a GPU where the cluster has any now)."""
         backend: Literal["local", "ray"] | None = None
         """What delivers the frames (default: ray with workers, local without)."""
         resume: bool = False
@@ -45,7 +48,16 @@ def pretrain(words: list[str]) -> None:
     default = Pretrain(config=start, out=tyro.MISSING)
     c = parse(Pretrain, f"pretrain {words[0]}", rest, default)
     config = replace(c.config, data=replace(c.config.data, shards=c.data)) if c.data else c.config
-    print(run(config, c.out, workers=c.workers, resume=c.resume, backend=c.backend))
+    workers = _workers(c.workers)
+    print(run(config, c.out, workers=workers, resume=c.resume, backend=c.backend, device=c.device))
+
+
+def _workers(words: str) -> int | tuple[int, int]:
+    """ "4" as 4, "1:4" as (1, 4)."""
+    numbers = words.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        raise EcgrayError(f"--workers must be a number or FEWEST:MOST, got {words}; give 4 or 1:4.")
+    return int(numbers[0]) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
 
 
 def finetune(words: list[str]) -> None:

@@ -28,33 +28,37 @@ def pretrain(
     config: PretrainConfig,
     out: Path | str,
     *,
-    workers: int = 0,
+    workers: int | tuple[int, int] = 0,
     resume: bool = False,
     backend: Literal["local", "ray"] | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
     show_progress: bool = True,
 ) -> Path:
     """Train the network that ``config`` describes and return its run folder ``out``.
 
     ``workers`` 0 trains in this process and imports no Ray, else as many workers of Ray Train do, sharing the global
-    batch. ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``resume``: go on
-    from the newest checkpoint of ``out`` (a new run where there is none).
+    batch; (fewest, most) lets the run go on with fewer when machines are lost and with more when some come.
+    ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``device``: what each
+    worker of Ray Train computes on, by default a GPU where the cluster has any now; "cuda" lets an autoscaler start
+    machines that have one. ``resume``: go on from the newest checkpoint of ``out`` (a new run where there is none).
 
     Raises EcgrayError for what cannot be trained (before anything is written), RunStopped after SIGINT or SIGTERM.
     """
-    backend = backend or ("ray" if workers else "local")
+    fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
+    backend = backend or ("ray" if most else "local")
     if backend not in BACKENDS:
         raise unknown("stream backend", backend, BACKENDS)
     shards = tuple(str(Path(path).expanduser().resolve()) for path in config.data.shards)
     config = replace(config, data=replace(config.data, shards=shards))
     archive = open_archive(shards, verify=config.data.verify)
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
-    _check_shares(config, archive, workers)
+    _check_shares(config, archive, fewest, most)
     hashes = [manifest.hash for manifest in archive.manifests]
     with open_run(Path(out), config, hashes, resume=resume, workers=workers) as run:
-        if workers:
-            from ecgray.training.ray_train import train_on_ray
+        if most:
+            from ecgray.training.ray_train import OnCluster, train_on_ray
 
-            train_on_ray(config, run, workers, backend, show_progress=show_progress)
+            train_on_ray(config, run, OnCluster((fewest, most), backend, device), show_progress=show_progress)
             return run.path
         torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
         stop = StopRequest()
@@ -64,12 +68,17 @@ def pretrain(
         return run.path
 
 
-def _check_shares(config: PretrainConfig, archive: Archive, workers: int) -> None:
+def _check_shares(config: PretrainConfig, archive: Archive, fewest: int, workers: int) -> None:
     lanes, training, frame_size = config.sampling.lanes, config.training, config.sampling.frame_size
     if workers < 0 or workers > lanes:
         raise EcgrayError(
             f"A run must have between 0 and as many workers as lanes, got {workers} workers and sampling.lanes={lanes}"
             "; raise sampling.lanes or take fewer workers."
+        )
+    if fewest > workers or (fewest < 1 and workers):
+        raise EcgrayError(
+            f"An elastic run must have at least one worker and no fewer at most than at least, got {fewest}:{workers}; "
+            "give --workers FEWEST:MOST, like 1:4."
         )
     smallest = training.batch_size // lanes * (lanes // max(workers, 1))
     if training.accumulation > smallest:

@@ -1,4 +1,9 @@
-"""The same loop on many workers: Ray Train starts them, joins them into a process group and restarts them.
+"""The same loop on many workers: Ray Train starts them, joins them into a process group and watches them.
+
+A run is a row of starts. Each takes as many workers as the cluster holds (between the fewest and the most asked for),
+goes on from the newest checkpoint and ends with the run, with lost workers, or with a checkpoint because a machine is
+about to go or more workers have become possible; then comes the next one. Which frames a step takes is independent of
+the number of workers, so that none is lost or seen twice.
 
 Checkpoints are ours, in the run folder, which all workers must see. Ray Train keeps nothing that is needed: its own
 folder is made anew for every start, so that it can never resume by accident, and removed at the end.
@@ -11,92 +16,142 @@ import logging
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from ecgray.config import from_dict, to_dict
+from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
-from ecgray.sampling.plan import make_plan
-from ecgray.shards.archive import open_archive
+from ecgray.training.checkpoint import newest_checkpoint
 from ecgray.training.config import PretrainConfig
-from ecgray.training.distributed import Distributed, best_device
-from ecgray.training.loop import Training
-from ecgray.training.model_folder import read_json, write_json
-from ecgray.training.run import RunFolder, locked
-from ecgray.training.stopping import RunEnded, RunStopped, StopRequest, stop_on_signals
+from ecgray.training.model_folder import read_json
+from ecgray.training.room import (
+    Room,
+    await_release,
+    free_nodes,
+    groups_of_others,
+    may_grow,
+    placement_groups,
+    room_for,
+    wanted,
+)
+from ecgray.training.run import RunFolder
+from ecgray.training.stopping import RunStopped, StopRequest, stop_on_signals
 from ecgray.training.watching import progress_bar, show_metrics
 
 MAX_FAILURES = 5
-"""How often lost workers are started again."""
-HANDOVER_S = 120.0
-"""How long the first worker waits for one of an earlier start that may still be writing."""
-LEAST_DATA_CPUS = 0.25
-"""What the stream of each worker needs of the cluster beside the worker; with less, Ray Data would wait for ever."""
+"""How often workers may be lost without a new checkpoint in between."""
+NO_RESTARTS: Any = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
+"""Ray Train's own restarts are off: it would take as many workers as before, wherever they fit."""
+PATIENCE_S = 3600.0
+"""How long a run waits for machines: for those that an autoscaler starts, or for lost ones to return."""
+LOOK_EVERY_S = 5.0
+"""How often a run with fewer workers than it may have looks whether the cluster holds more."""
 
 log = logging.getLogger(__name__)
 
 
-def train_on_ray(
-    config: PretrainConfig,
-    run: RunFolder,
-    workers: int,
-    backend: Literal["local", "ray"],
-    *,
-    show_progress: bool = False,
-) -> None:
-    """Train ``config`` into ``run`` with ``workers`` workers of the cluster that this process is connected to, of the
-    one that RAY_ADDRESS names, or of a new one on this machine.
+@dataclass(frozen=True)
+class OnCluster:
+    """Where and on how much of it a run is trained: (fewest, most) workers, what delivers the frames, and what each
+    worker computes on (None: a GPU where there are any now)."""
+
+    workers: tuple[int, int]
+    backend: Literal["local", "ray"]
+    device: Literal["cpu", "cuda"] | None = None
+
+    @property
+    def elastic(self) -> bool:
+        return self.workers[0] < self.workers[1]
+
+    def room(self, groups: set[str] | None = None) -> Room | None:
+        return room_for(free_nodes(groups), self.workers, self.backend, self.device)
+
+
+def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, show_progress: bool = False) -> None:
+    """Train ``config`` into ``run`` on the cluster that this process is connected to, the one that RAY_ADDRESS names,
+    or a new one on this machine.
 
     Raises EcgrayError when the cluster is too small or a worker met what the user can mend, RunStopped after a signal.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    stop = StopRequest()
 
-    with _connected():
-        resources = _worker_resources(ray.cluster_resources(), workers, backend)
-        storage = run.path / "ray" / uuid.uuid4().hex[:12]
-        storage.mkdir(parents=True)
-        verdict = storage / "ended.json"
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "config": to_dict(config),
-                "run": str(run.path),
-                "backend": backend,
-                "verdict": str(verdict),
-            },
-            torch_config=TorchConfig(backend="nccl" if "GPU" in resources else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
-            ),
-            run_config=RunConfig(
-                name="train",
-                storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-                logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
-            ),
-        )
+    def tell_workers() -> None:
+        run.stop.write_text(str(stop.signal_name), encoding="utf-8")
+
+    with _connected(), stop_on_signals(stop, then=tell_workers):
+        bar = progress_bar(0, config.training.steps) if show_progress else None
         try:
-            failure = _fit(trainer, run, config, show_progress)
-            ended = read_json(verdict) if verdict.is_file() else None
+            _starts(config, run, where, stop, bar)
         finally:
+            if bar is not None:
+                bar.close()
+            _ask_for([])
             run.stop.unlink(missing_ok=True)
             shutil.rmtree(run.path / "ray", ignore_errors=True)
-    if ended is not None:
-        raise (RunStopped if ended["stopped"] else EcgrayError)(ended["message"])
-    if failure is not None:
-        raise failure
 
 
-def _fit(trainer: Any, run: RunFolder, config: PretrainConfig, show_progress: bool) -> Exception | None:
-    """Run the trainer beside this thread, which takes signals and shows what metrics.jsonl says."""
+def _starts(config: PretrainConfig, run: RunFolder, where: OnCluster, stop: StopRequest, bar: Any) -> None:
+    """One start after another until the run ends."""
+    failures, reached = 0, _newest(run)
+    patient = False
+    while True:
+        room = _wait_for_room(run, where, stop, patient)
+        ended, failure = _start(config, run, where, room, stop, bar)
+        if ended is not None and not ended["stopped"]:
+            raise EcgrayError(ended["message"])
+        if stop.signal_name is not None and (ended is not None or failure is not None):
+            raise RunStopped(ended["message"] if ended is not None else _stopped(run, stop))
+        if ended is None and failure is None:
+            return
+        patient = True
+        if failure is None:
+            continue
+        reached, before = _newest(run), reached
+        failures = failures + 1 if reached == before else 1
+        if failures > MAX_FAILURES:
+            raise failure
+        said = str(failure).strip().splitlines()
+        log.warning("Workers were lost (%s); starting again from %s.", said[-1] if said else failure, reached or "0")
+
+
+def _start(
+    config: PretrainConfig, run: RunFolder, where: OnCluster, room: Room, stop: StopRequest, bar: Any
+) -> tuple[dict[str, Any] | None, Exception | None]:
+    """Workers from the newest checkpoint on, once: (how they say that they ended, unless with the run; what failed)."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from ecgray.training.ray_worker import NoticedTorchConfig, work
+
+    storage = run.path / "ray" / uuid.uuid4().hex[:12]
+    storage.mkdir(parents=True)
+    verdict = storage / "ended.json"
+    gpu = "GPU" in room.resources
+    settings = {"config": to_dict(config), "run": str(run.path), "backend": where.backend, "verdict": str(verdict)}
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=settings,
+        torch_config=NoticedTorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=room.workers,
+            use_gpu=gpu,
+            resources_per_worker=room.resources,
+            # GPUs of one machine are joined by faster wires; CPUs are shared with the stream, so each node's by few.
+            placement_strategy="PACK" if gpu else "SPREAD",
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(storage),
+            failure_config=FailureConfig(**NO_RESTARTS),
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
+        ),
+    )
     failures: list[Exception] = []
 
     def fit() -> None:
@@ -105,91 +160,79 @@ def _fit(trainer: Any, run: RunFolder, config: PretrainConfig, show_progress: bo
         except Exception as error:  # handed to the caller's thread
             failures.append(error)
 
-    stop = StopRequest()
-
-    def tell_workers() -> None:
-        run.stop.write_text(str(stop.signal_name), encoding="utf-8")
-
+    before = set(placement_groups())
+    seen, larger, next_look = _size(run.metrics), 0, time.monotonic() + LOOK_EVERY_S
     thread = threading.Thread(target=fit, name="ecgray-fit", daemon=True)
-    with stop_on_signals(stop, then=tell_workers):
-        thread.start()
-        bar = progress_bar(0, config.training.steps) if show_progress else None
-        seen = _size(run.metrics)
-        while thread.is_alive():
-            thread.join(1.0)
-            if bar is not None and _size(run.metrics) != seen:
-                for line in run.read_metrics(min(seen, _size(run.metrics))):
-                    show_metrics(bar, line["kind"], line["step"], line)
-                    bar.update(max(0, line["step"] - bar.n))
-                seen = _size(run.metrics)
-        if bar is not None:
-            bar.close()
-    return failures[0] if failures else None
+    thread.start()
+    while thread.is_alive():
+        thread.join(1.0)
+        if bar is not None and _size(run.metrics) != seen:
+            for line in run.read_metrics(min(seen, _size(run.metrics))):
+                show_metrics(bar, line["kind"], line["step"], line)
+                bar.update(max(0, line["step"] - bar.n))
+            seen = _size(run.metrics)
+        if room.workers < where.workers[1] and time.monotonic() >= next_look and stop.signal_name is None:
+            next_look = time.monotonic() + LOOK_EVERY_S
+            _ask_for([room.resources] * where.workers[1])
+            found = where.room(groups_of_others(room, before))
+            larger = larger + 1 if found is not None and found.workers > room.workers else 0
+            if larger == 2:  # seen twice: a node that has only just come may bring others
+                log.info("The cluster holds %d workers now.", found.workers if found else 0)
+                run.stop.write_text("a larger cluster", encoding="utf-8")
+    if stop.signal_name is None:
+        run.stop.unlink(missing_ok=True)
+    await_release(room, before)
+    return (read_json(verdict) if verdict.is_file() else None), (failures[0] if failures else None)
+
+
+def _wait_for_room(run: RunFolder, where: OnCluster, stop: StopRequest, patient: bool) -> Room:
+    """Room for a start, waited for where machines may still come: by an autoscaler, or because there were enough before
+    (``patient``). Raises EcgrayError when there is none, RunStopped after a signal."""
+    deadline, said = time.monotonic() + PATIENCE_S, 0.0
+    while True:
+        room = where.room()
+        if room is not None:
+            return room
+        nodes = free_nodes()
+        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+        held = f"{cpus:g} CPUs and {gpus:g} GPUs free on {len(nodes)} nodes"
+        if (not patient and not may_grow()) or time.monotonic() > deadline:
+            each = "a GPU and a CPU" if where.device == "cuda" or gpus else "CPU for itself and for its data"
+            raise EcgrayError(
+                f"A run with {where.workers[0]} workers needs {each} for each of them, got a cluster with {held}; "
+                "take fewer workers, add nodes, or take the local stream."
+            )
+        if stop.signal_name is not None:
+            raise RunStopped(_stopped(run, stop))
+        _ask_for(wanted(where.workers[1], where.device))
+        if time.monotonic() > said:
+            said = time.monotonic() + 60
+            log.warning("Waiting for room for %d workers: %s.", where.workers[0], held)
+        time.sleep(1.0)
+
+
+def _ask_for(bundles: list[dict[str, float]]) -> None:
+    """Tell the autoscaler, where there is one, what this run could use; nothing is reserved by it."""
+    if may_grow():
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=bundles)
+
+
+def _newest(run: RunFolder) -> str | None:
+    newest = newest_checkpoint(run.checkpoints)
+    return newest.name if newest is not None else None
+
+
+def _stopped(run: RunFolder, stop: StopRequest) -> str:
+    return (
+        f"The run was stopped by {stop.signal_name} while it had no workers, and {_newest(run) or 'no checkpoint'} is "
+        "its newest checkpoint; go on with --resume."
+    )
 
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
-
-
-def _worker(settings: dict[str, Any]) -> None:
-    """What runs on each worker."""
-    import ray.train
-
-    # Ray Train logs every report through the root logger, Ray Data its plans through its own.
-    for name, level in ((None, logging.WARNING), ("ray.data", logging.WARNING), ("ecgray", logging.INFO)):
-        logging.getLogger(name).setLevel(level)
-    context = ray.train.get_context()
-    rank, size, verdict = context.get_world_rank(), context.get_world_size(), Path(settings["verdict"])
-    if verdict.is_file():  # a worker of this start has met what a restart does not mend
-        return
-    config = from_dict(PretrainConfig, settings["config"])
-    run = RunFolder(Path(settings["run"]))
-    cores = len(os.sched_getaffinity(0))
-    # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.
-    torch.set_num_threads(config.training.threads or max(1, cores // context.get_local_world_size()))
-    device = best_device()
-    try:
-        # A worker of a driver that was killed lives on for seconds: two must never write.
-        with locked(run.path / "writer.lock", HANDOVER_S) if rank == 0 else contextlib.nullcontext():
-            archive = open_archive(config.data.shards)
-            plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
-            Training(
-                config,
-                run,
-                archive,
-                plan,
-                Distributed(rank, size, device),
-                backend=settings["backend"],
-                stop=StopRequest(run.stop if rank == 0 else None),
-                report=ray.train.report,
-            ).go()
-    except EcgrayError as error:
-        if rank == 0 or not isinstance(error, RunEnded):
-            write_json(verdict, {"message": str(error), "stopped": isinstance(error, RunStopped)})
-        if not isinstance(error, RunEnded):
-            raise  # the other workers are waiting for this one
-
-
-def _worker_resources(cluster: dict[str, float], workers: int, backend: str) -> dict[str, float]:
-    """What each worker reserves: a GPU where the cluster has any, and its share of the CPUs that data may not need.
-
-    Raises EcgrayError when the cluster is too small.
-    """
-    cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-    for_data = max(min(cpus / 2, workers), workers * LEAST_DATA_CPUS) if backend == "ray" else 0.0
-    share = (cpus - for_data) / workers
-    if share < 0.1:
-        raise EcgrayError(
-            f"A run with {workers} workers needs CPUs for them and {for_data:g} for their data, got a cluster with "
-            f"{cpus:g}; take fewer workers, more CPUs, or the local stream."
-        )
-    if 0 < gpus < workers:
-        raise EcgrayError(
-            f"Each worker needs a GPU of its own where there are any, got {workers} workers and {gpus:g} GPUs; "
-            "take fewer workers."
-        )
-    resources = {"CPU": float(int(share)) if share >= 1 else int(share * 100) / 100}
-    return resources | {"GPU": 1.0} if gpus else resources
 
 
 @contextlib.contextmanager

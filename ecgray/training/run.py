@@ -124,7 +124,7 @@ def run_hash(config: PretrainConfig, manifest_hashes: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def open_run(
-    out: Path, config: PretrainConfig, manifest_hashes: Sequence[str], *, resume: bool, workers: int
+    out: Path, config: PretrainConfig, manifest_hashes: Sequence[str], *, resume: bool, workers: int | tuple[int, int]
 ) -> Iterator[RunFolder]:
     """The run folder ``out``, locked while in use, with config and environment written.
 
@@ -208,7 +208,7 @@ def _refuse_other_config(run: RunFolder, config: PretrainConfig, manifest_hashes
 
 
 def _environment(
-    run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str], workers: int
+    run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str], workers: int | tuple[int, int]
 ) -> dict[str, Any]:
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -23,18 +23,23 @@ class RunStopped(RunEnded):
 
 
 class StopRequest:
-    """Whether the run was asked to stop: by a signal to this process, or by a file that the driver laid down."""
+    """Whether the run was asked to stop: by a signal to this process, by a file that the driver laid down, or by a
+    ``notice``, which says who asks once somebody does."""
 
-    def __init__(self, file: Path | None = None, poll_s: float = 0.5) -> None:
-        self._file, self._poll_s, self._next_look = file, poll_s, 0.0
+    def __init__(
+        self, file: Path | None = None, poll_s: float = 0.5, notice: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self._file, self._poll_s, self._next_look, self._notice = file, poll_s, 0.0, notice
         self.signal_name: str | None = None
 
     def __call__(self) -> bool:
-        """Cheap enough for every step: the file is looked at now and then."""
-        if self.signal_name is None and self._file is not None and time.monotonic() >= self._next_look:
+        """Cheap enough for every step: file and notice are looked at now and then."""
+        if self.signal_name is None and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + self._poll_s
-            if self._file.exists():
+            if self._file is not None and self._file.exists():
                 self.signal_name = self._file.read_text(encoding="utf-8").strip() or "a stop request"
+            else:
+                self.signal_name = self._notice()
         return self.signal_name is not None
 
 

@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ecgray.errors import EcgrayError
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import load_tensors
 from ecgray.training.pretraining import pretrain
-from ecgray.training.ray_train import _worker_resources
 from ecgray.training.run import RunFolder
 
 
@@ -64,15 +62,3 @@ def test_a_killed_worker_costs_no_bit(
     buffers = [load_tensors(run.checkpoints / "step-000018" / f"rank-{rank}.safetensors") for rank in (0, 1)]
     assert any(not torch.equal(buffers[0][key], buffers[1][key]) for key in buffers[0] if "running" in key)
     assert not (run.path / "ray").exists()
-
-
-def test_workers_leave_cpus_to_the_data() -> None:
-    assert _worker_resources({"CPU": 2.0}, 2, "ray") == {"CPU": 0.5}
-    assert _worker_resources({"CPU": 2.0}, 2, "local") == {"CPU": 1.0}
-    assert _worker_resources({"CPU": 16.0}, 2, "ray") == {"CPU": 7.0}
-    assert _worker_resources({"CPU": 16.0, "GPU": 2.0}, 2, "ray") == {"CPU": 7.0, "GPU": 1.0}
-    assert _worker_resources({"CPU": 1.0}, 1, "ray") == {"CPU": 0.5}
-    with pytest.raises(EcgrayError, match="2 for their data, got a cluster with 2"):
-        _worker_resources({"CPU": 2.0}, 8, "ray")
-    with pytest.raises(EcgrayError, match="GPU of its own"):
-        _worker_resources({"CPU": 16.0, "GPU": 1.0}, 2, "ray")

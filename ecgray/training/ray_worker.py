@@ -1,0 +1,111 @@
+"""What runs on each worker of a run: the loop, and the notices that end it in good order.
+
+A worker that is told to go (SIGTERM, or Ray drains its node because a spot machine is being taken back) asks all ranks
+for a checkpoint at the same step; the driver then starts the run again on what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray.train
+import torch
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+from ecgray.config import from_dict
+from ecgray.errors import EcgrayError
+from ecgray.sampling.plan import make_plan
+from ecgray.shards.archive import open_archive
+from ecgray.training.config import PretrainConfig
+from ecgray.training.distributed import Distributed, best_device
+from ecgray.training.loop import Training
+from ecgray.training.model_folder import write_json
+from ecgray.training.run import RunFolder, locked
+from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
+
+HANDOVER_S = 120.0
+"""How long the first worker waits for one of an earlier start that may still be writing."""
+
+_sigterm: list[str] = []
+"""Holds the signal's name once this worker has got it."""
+
+
+def work(settings: dict[str, Any]) -> None:
+    """Train until the end of the run, a stop request or a notice.
+
+    ``settings``: config (as a dict), run folder, stream backend, and the file in which rank 0 says how the run ended,
+    where it ended for a reason that starting workers again would not mend.
+    """
+    # Ray Train logs every report through the root logger, Ray Data its plans through its own.
+    for name, level in ((None, logging.WARNING), ("ray.data", logging.WARNING), ("ecgray", logging.INFO)):
+        logging.getLogger(name).setLevel(level)
+    context = ray.train.get_context()
+    rank, size, verdict = context.get_world_rank(), context.get_world_size(), Path(settings["verdict"])
+    config = from_dict(PretrainConfig, settings["config"])
+    run = RunFolder(Path(settings["run"]))
+    cores = len(os.sched_getaffinity(0))
+    # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.
+    torch.set_num_threads(config.training.threads or max(1, cores // context.get_local_world_size()))
+    device = best_device()
+    try:
+        # A worker of a driver that was killed lives on for seconds: two must never write.
+        with locked(run.path / "writer.lock", HANDOVER_S) if rank == 0 else contextlib.nullcontext():
+            archive = open_archive(config.data.shards)
+            plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
+            Training(
+                config,
+                run,
+                archive,
+                plan,
+                Distributed(rank, size, device),
+                backend=settings["backend"],
+                stop=StopRequest(run.stop if rank == 0 else None, notice=_notice),
+                report=ray.train.report,
+            ).go()
+    except EcgrayError as error:
+        if rank == 0 or not isinstance(error, RunEnded):
+            write_json(verdict, {"message": str(error), "stopped": isinstance(error, RunStopped)})
+        if not isinstance(error, RunEnded):
+            raise  # the other workers are waiting for this one
+
+
+def _notice() -> str | None:
+    """What told this worker to go, if anything did."""
+    if _sigterm:
+        return _sigterm[0]
+    return "the loss of its machine" if ray.train.get_preemption_info() is not None else None
+
+
+def _take_sigterm() -> None:
+    """Let the first SIGTERM be a notice; a second one has its usual effect. Runs in the worker's main thread."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _sigterm.append("SIGTERM")
+        signal.signal(number, before)
+
+    _sigterm.clear()
+    signal.signal(signal.SIGTERM, handle)
+
+
+class _NoticedTorch(_TorchBackend):
+    """Ray Train's process group, on workers that take SIGTERM as a notice."""
+
+    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_training_start(worker_group, backend_config)
+        worker_group.execute(_take_sigterm)
+
+
+class NoticedTorchConfig(TorchConfig):
+    """A process group on workers that take SIGTERM as a notice."""
+
+    @property
+    def backend_cls(self) -> type[_NoticedTorch]:
+        return _NoticedTorch
