@@ -26,6 +26,7 @@ from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.loop import Training
 from ecgray.training.model_folder import read_json, write_json
+from ecgray.training.ray_metrics import RayMetrics
 from ecgray.training.run import RunFolder, locked
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest, stop_on_signals
 from ecgray.training.watching import progress_bar, show_metrics
@@ -162,6 +163,7 @@ def _worker(settings: dict[str, Any]) -> None:
                 backend=settings["backend"],
                 stop=StopRequest(run.stop if rank == 0 else None),
                 report=ray.train.report,
+                publish=RayMetrics(run.path, rank).publish,
             ).go()
     except EcgrayError as error:
         if rank == 0 or not isinstance(error, RunEnded):
