@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from ecgray.cli import data, lists, runs
+from ecgray.cli import data, lists, operations, runs
 from ecgray.errors import EcgrayError, unknown
 
 
@@ -55,6 +55,8 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "finetune": ("finetune it on labelled records, several seeds", runs.finetune),
     "evaluate": ("score a finetuning run on records it has not seen", runs.evaluate),
     "report": ("the paper's table, ours beside it", runs.report),
+    "runs": ("list the runs in a folder", operations.runs),
+    "doctor": ("check this machine or cluster", operations.doctor),
     "recipes": ("list the recipes", lists.lister("recipes", lists.recipes)),
     "databases": ("list the databases", lists.lister("databases", lists.databases)),
     "tasks": ("list the pretraining tasks", lists.lister("tasks", lists.tasks)),

@@ -28,7 +28,7 @@ from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.shards.manifest import write_atomically
 from ecgray.training.model_folder import read_json
-from ecgray.training.run import describe_environment, locked, resumable
+from ecgray.training.run import describe_environment, end_recorded, locked, resumable
 
 MAY_CHANGE = ("protocol.seeds", "data.shards", "data.test_shards", "pretrained")
 """Fields that a resumed run may be given anew: how many seeds, and places whose content is compared instead."""
@@ -84,7 +84,7 @@ def open_folder(
         }
         write_json_atomically(out / "environment.json", environment | details)
         write_json_atomically(stored, to_dict(config))  # last: with it the folder is a run
-        with resumable(out):
+        with end_recorded(out / "environment.json"), resumable(out):
             yield out
 
 

@@ -23,6 +23,11 @@ class Distributed:
         """Whether this is the process that writes what is written once."""
         return self.rank == 0
 
+    @property
+    def memory_bytes(self) -> int:
+        """GPU memory that this process holds, 0 on a CPU."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+
     def sum(self, values: Tensor) -> Tensor:
         """``values`` summed over all ranks, in place."""
         if self.size > 1:

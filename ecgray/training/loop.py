@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -58,11 +58,18 @@ from ecgray.training.watching import Watch
 
 log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
+Publish = Callable[[Mapping[str, float]], None]
+"""Takes numbers to be watched, by the keys of ``ray_metrics.GAUGES``."""
 
 
 def network_of(config: PretrainConfig, leads: int) -> nn.Module:
     """The network that a run trains, with fresh weights."""
     return build_network(config.model, leads, _classes_of(config.task), config.task, config.sampling.frame_size)
+
+
+def last_step_of(config: PretrainConfig, plan: Plan) -> int:
+    """Steps of the whole run."""
+    return config.training.steps or plan.steps_per_budget
 
 
 def _classes_of(task: Task) -> int:
@@ -84,12 +91,13 @@ class Training:
         backend: Literal["local", "ray"],
         stop: StopRequest,
         report: Report | None = None,
+        publish: Publish | None = None,
         show_progress: bool = False,
     ) -> None:
         self._config, self._run, self._archive, self._plan = config, run, archive, plan
         self._distributed, self._backend, self._stop, self._report = distributed, backend, stop, report
-        self._show_progress = show_progress
-        self.last_step = config.training.steps or plan.steps_per_budget
+        self._publish, self._show_progress = publish, show_progress
+        self.last_step = last_step_of(config, plan)
         task, leads = config.task, len(archive.leads)
         self._classes = _classes_of(task)
         torch.manual_seed(config.training.seed)
@@ -282,10 +290,20 @@ class Training:
                 buffer.copy_(before[name])
 
     def _log(self, pace: Pace) -> None:
-        state, counted = self.state, max(self.state.counted, 1)
+        state, counted, measured = self.state, max(self.state.counted, 1), pace.measure()
         if self._watch is not None:
             values = {"loss": state.loss / counted, "accuracy": state.correct / counted, "frames": int(state.counted)}
-            self._watch.add("train", state.step, values | pace.measure())
+            self._watch.add("train", state.step, values | measured)
+        if self._publish is not None:
+            self._publish(
+                measured
+                | {
+                    "step": state.step,
+                    "loss": state.loss / counted,
+                    "step_s": self._config.training.batch_size / measured["frames_per_s"],
+                    "gpu_memory_bytes": self._distributed.memory_bytes,
+                }
+            )
         state.loss = state.correct = state.counted = 0.0
 
     def _validate(self) -> bool:
@@ -304,6 +322,8 @@ class Training:
         )
         if self._watch is not None:
             self._watch.add("validation", self.state.step, result.to_dict())
+        if self._publish is not None:
+            self._publish({"validation_loss": result.loss, "validation_accuracy": result.accuracy})
         if self._report is not None:
             self._report({"step": self.state.step, "loss": result.loss, "accuracy": result.accuracy})
         if self.state.best_accuracy is not None and result.accuracy <= self.state.best_accuracy:

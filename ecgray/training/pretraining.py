@@ -16,7 +16,7 @@ from ecgray.sampling.stream import BACKENDS
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
-from ecgray.training.loop import Training, network_of
+from ecgray.training.loop import Training, last_step_of, network_of
 from ecgray.training.model_folder import check_batch
 from ecgray.training.run import open_run
 from ecgray.training.stopping import StopRequest, stop_on_signals
@@ -54,7 +54,8 @@ def pretrain(
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
     _check_shares(config, archive, fewest, most)
     hashes = [manifest.hash for manifest in archive.manifests]
-    with open_run(Path(out), config, hashes, resume=resume, workers=workers) as run:
+    steps = last_step_of(config, plan)
+    with open_run(Path(out), config, hashes, resume=resume, workers=workers, steps=steps) as run:
         if most:
             from ecgray.training.ray_train import OnCluster, train_on_ray
 

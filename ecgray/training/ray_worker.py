@@ -27,6 +27,7 @@ from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.loop import Training
 from ecgray.training.model_folder import write_json
+from ecgray.training.ray_metrics import RayMetrics
 from ecgray.training.run import RunFolder, locked
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
 
@@ -68,6 +69,7 @@ def work(settings: dict[str, Any]) -> None:
                 backend=settings["backend"],
                 stop=StopRequest(run.stop if rank == 0 else None, notice=_notice),
                 report=ray.train.report,
+                publish=RayMetrics(run.path, rank).publish,
             ).go()
     except EcgrayError as error:
         if rank == 0 or not isinstance(error, RunEnded):

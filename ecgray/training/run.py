@@ -1,7 +1,8 @@
 """The run folder: what was asked, where it ran, what came out.
 
 config.json         the config, as given
-environment.json    versions, git commit, host, hashes of config and shard sets, every start
+environment.json    versions, git commit, host, hashes of config and shard sets, steps of the whole run, every start and
+                    how it ended
 metrics.jsonl       a line per log step and per validation
 checkpoints/        step-000123/ ...
 best                link to the checkpoint with the highest validation accuracy
@@ -32,6 +33,7 @@ from ecgray.shards.manifest import fsync_folder, write_atomically
 from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
+from ecgray.training.stopping import RunStopped
 
 MAY_CHANGE = ("training.steps",)
 """Fields that a resumed run may be given anew: they say how long, not what."""
@@ -124,7 +126,13 @@ def run_hash(config: PretrainConfig, manifest_hashes: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def open_run(
-    out: Path, config: PretrainConfig, manifest_hashes: Sequence[str], *, resume: bool, workers: int | tuple[int, int]
+    out: Path,
+    config: PretrainConfig,
+    manifest_hashes: Sequence[str],
+    *,
+    resume: bool,
+    workers: int | tuple[int, int],
+    steps: int,
 ) -> Iterator[RunFolder]:
     """The run folder ``out``, locked while in use, with config and environment written.
 
@@ -149,10 +157,31 @@ def open_run(
             _refuse_other_config(run, config, manifest_hashes)
         run.checkpoints.mkdir(exist_ok=True)
         run.stop.unlink(missing_ok=True)
-        write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers)))
+        write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers, steps)))
         write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
-        with resumable(run.path):
+        with end_recorded(run.environment), resumable(run.path):
             yield run
+
+
+@contextlib.contextmanager
+def end_recorded(environment: Path) -> Iterator[None]:
+    """Notes with the last start in environment.json how it ended: {"state": "finished"}, "stopped" (it was asked to),
+    or "failed" with a "reason" of one line. A start without a note is going on, or its process was killed."""
+    ended = {"state": "finished"}
+    try:
+        yield
+    except (RunStopped, KeyboardInterrupt):
+        ended = {"state": "stopped"}
+        raise
+    except BaseException as error:
+        said = [line for line in str(error).splitlines() if line.strip()]  # a remote traceback ends with its reason
+        ended = {"state": "failed", "reason": f"{type(error).__name__}: {said[-1].strip() if said else ''}"[:400]}
+        raise
+    finally:
+        with contextlib.suppress(OSError, EcgrayError):  # a full disk has stopped the run already
+            values = read_json(environment)
+            values["starts"][-1]["ended"] = ended
+            write_atomically(environment, _json(values))
 
 
 @contextlib.contextmanager
@@ -168,7 +197,7 @@ def resumable(run: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
+def locked(path: Path, patience_s: float = 0.1) -> Iterator[None]:
     """Hold the lock file ``path``; it is freed by the kernel when the process ends, however it ends.
 
     Raises EcgrayError when another process holds it for longer than ``patience_s``.
@@ -192,6 +221,18 @@ def locked(path: Path, patience_s: float = 0.0) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a live process holds the lock file ``path``. It is not changed; ``locked`` waits out this look."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def _refuse_other_config(run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str]) -> None:
     stored, given = flatten(to_dict(read_config(run.path))), flatten(to_dict(config))
     stored_hashes = read_json(run.environment).get("manifest_hashes")
@@ -208,7 +249,7 @@ def _refuse_other_config(run: RunFolder, config: PretrainConfig, manifest_hashes
 
 
 def _environment(
-    run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str], workers: int | tuple[int, int]
+    run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str], workers: int | tuple[int, int], steps: int
 ) -> dict[str, Any]:
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -220,6 +261,7 @@ def _environment(
     return describe_environment() | {
         "config_hash": run_hash(config, manifest_hashes),
         "manifest_hashes": list(manifest_hashes),
+        "steps": steps,
         "starts": [*before, start],
     }
 

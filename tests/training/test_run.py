@@ -21,7 +21,7 @@ MakeConfig = Callable[..., PretrainConfig]
 
 
 def opened(out: Path, config: PretrainConfig, *, resume: bool = False, hashes: tuple[str, ...] = ("abc",)) -> RunFolder:
-    with open_run(out, config, hashes, resume=resume, workers=0) as run:
+    with open_run(out, config, hashes, resume=resume, workers=0, steps=12) as run:
         return run
 
 
