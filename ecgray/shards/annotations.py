@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
 from ecgray.shards.arrays import open_array
+from ecgray.shards.cache import RemoteFile
 
 Ints = npt.NDArray[np.int64]
 
@@ -22,18 +24,19 @@ class ShardAnnotations:
     """Annotation arrays of one shard, in samples of the shard, and sums over them up to each beat and each zone.
 
     Queries take windows [start, end) in samples of the shard that lie inside their record, whose beats are
-    ``beats[first:last]``; all are (n,). Raises EcgrayError for arrays that no shard of ``samples`` samples can have.
+    ``beats[first:last]``; all are (n,). ``folder`` names the shard in messages, ``file`` finds its file of a name.
+    Raises EcgrayError for arrays that no shard of ``samples`` samples can have.
     """
 
-    def __init__(self, folder: Path, samples: int) -> None:
-        self.beats: Ints = open_array(folder / "beats.npy", np.int64, (None,), mapped=False)
+    def __init__(self, folder: str, file: Callable[[str], Path | RemoteFile], samples: int) -> None:
+        self.beats: Ints = open_array(file("beats.npy"), np.int64, (None,), mapped=False)
         self.classes: npt.NDArray[np.uint8] = open_array(
-            folder / "beat_class.npy", np.uint8, (len(self.beats),), mapped=False
+            file("beat_class.npy"), np.uint8, (len(self.beats),), mapped=False
         )
-        self.rhythms: Ints = open_array(folder / "rhythms.npy", np.int64, (None, 3), mapped=False)
+        self.rhythms: Ints = open_array(file("rhythms.npy"), np.int64, (None, 3), mapped=False)
         self._check(folder, samples)
 
-    def _check(self, folder: Path, samples: int) -> None:
+    def _check(self, folder: str, samples: int) -> None:
         beats, start, end = self.beats, self.rhythms[:, 0], self.rhythms[:, 1]
         rules = {
             "beats.npy": not len(beats)

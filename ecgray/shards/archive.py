@@ -6,7 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,12 @@ import pyarrow.compute as pc
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
 from ecgray.shards.annotations import Ints, ShardAnnotations
+from ecgray.shards.cache import RemoteFile
 from ecgray.shards.ledger import schema
-from ecgray.shards.manifest import Manifest, read_manifest, verify_files
+from ecgray.shards.manifest import Manifest, file_of, read_manifest, verify_files
 from ecgray.shards.moments import Moments, merge
 from ecgray.shards.signals import Signals
+from ecgray.shards.storage import join, resolve
 from ecgray.shards.tables import read_table
 
 _INDEX_BYTES = 512 << 20
@@ -32,7 +34,8 @@ _BOUNDS = ["beat_start", "beat_end", "rhythm_start", "rhythm_end", "beat_counts"
 
 
 def open_archive(paths: Sequence[str | Path], *, verify: Literal["sizes", "hashes"] = "sizes") -> Archive:
-    """The shard sets of ``paths`` as one archive, every file checked by its size, or by its SHA-256 too.
+    """The shard sets of ``paths``, folders or URLs, as one archive, every file checked by its size, or by its SHA-256
+    too (that of a remote file when it comes into the node's cache).
 
     Raises EcgrayError for a folder that holds no finished shard set, another schema version, a missing, truncated or
     changed file, and for sets that differ in sampling rate or number of leads.
@@ -41,11 +44,11 @@ def open_archive(paths: Sequence[str | Path], *, verify: Literal["sizes", "hashe
         paths = [paths]
     if not paths:
         raise EcgrayError("Shard sets must be named, got none; pass the folder of one, made with 'ecgray ingest'.")
-    resolved = tuple(str(Path(path).expanduser().resolve()) for path in paths)
+    resolved = tuple(resolve(path) for path in paths)
     if len(set(resolved)) < len(resolved):
         raise EcgrayError(f"Each shard set must be named once, got {', '.join(map(str, paths))}; leave out the second.")
     for path in resolved:
-        verify_files(Path(path), read_manifest(Path(path)), verify)
+        verify_files(path, read_manifest(path), verify)
     return Archive(resolved)
 
 
@@ -69,7 +72,7 @@ class Archive:
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self.paths = paths
-        self.manifests: tuple[Manifest, ...] = tuple(read_manifest(Path(path)) for path in paths)
+        self.manifests: tuple[Manifest, ...] = tuple(read_manifest(path) for path in paths)
         _one_kind(paths, self.manifests)
         self.fs: float = self.manifests[0].fs
         self.leads: tuple[str, ...] = self.manifests[0].leads
@@ -77,8 +80,10 @@ class Archive:
             Moments(m.samples * len(m.leads), m.mean_mv, m.sd_mv**2 * m.samples * len(m.leads)) for m in self.manifests
         )
         self.mean_mv, self.sd_mv = pooled.mean, pooled.sd
-        tables = [_read(path, _COLUMNS + _BOUNDS, len(self.leads)) for path in paths]
-        self._shards: list[Path] = []
+        tables = [
+            _read(path, manifest, _COLUMNS + _BOUNDS) for path, manifest in zip(paths, self.manifests, strict=True)
+        ]
+        self._shards: list[tuple[str, Manifest, str]] = []  # set, its manifest, name of the shard
         lengths: list[int] = []
         numbers = []
         for path, manifest, table in zip(paths, self.manifests, tables, strict=True):
@@ -91,7 +96,7 @@ class Archive:
             if len(table) != manifest.records or shard.min() < 0 or shard.max() >= len(lookup):
                 raise _not_of_the_set(path)
             numbers.append(lookup[shard])
-            self._shards += [Path(path) / name for name in names]
+            self._shards += [(path, manifest, name) for name in names]
             lengths += [shard["samples"] for shard in manifest.shards]
         self.shard: Ints = np.concatenate(numbers)
         self.offset, self.samples = (np.concatenate([_ints(t, name) for t in tables]) for name in ("offset", "samples"))
@@ -109,10 +114,15 @@ class Archive:
         self.patient, self._patients = _patient_codes(tables, self.manifests)
         self._lengths = np.array(lengths, np.int64)
         self._check()
-        self._signals = Signals([folder / "signal.npy" for folder in self._shards], self._lengths, len(self.leads))
+        signals = [self._file(shard, "signal.npy") for shard in range(len(self._shards))]
+        self._signals = Signals(signals, self._lengths, len(self.leads))
         self._annotations: OrderedDict[int, ShardAnnotations] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
+
+    def _file(self, shard: int, name: str) -> Path | RemoteFile:
+        path, manifest, folder = self._shards[shard]
+        return file_of(path, manifest, f"{folder}/{name}")
 
     def _check(self) -> None:
         """Raise EcgrayError unless every record lies inside its shard: what is cut from the maps is never looked at
@@ -169,7 +179,8 @@ class Archive:
         return [patient for _, patient in self._patients]
 
     def _column(self, name: str) -> pa.Array:
-        return pa.concat_arrays([_read(path, [name], len(self.leads))[name].combine_chunks() for path in self.paths])
+        sets = zip(self.paths, self.manifests, strict=True)
+        return pa.concat_arrays([_read(path, manifest, [name])[name].combine_chunks() for path, manifest in sets])
 
     # signals
 
@@ -261,9 +272,10 @@ class Archive:
             if index is not None:
                 self._annotations.move_to_end(shard)
                 return index
-            index = ShardAnnotations(self._shards[shard], int(self._lengths[shard]))
+            path, _, name = self._shards[shard]
+            index = ShardAnnotations(join(path, name), partial(self._file, shard), int(self._lengths[shard]))
             if (self._annotated_to[shard] > (len(index.beats), len(index.rhythms))).any():
-                raise _not_of_the_set(str(self._shards[shard].parent))
+                raise _not_of_the_set(path)
             self._annotations[shard] = index
             self._held += index.nbytes
             while self._held > _INDEX_BYTES and len(self._annotations) > 1:
@@ -306,10 +318,15 @@ def _one_kind(paths: Sequence[str], manifests: Sequence[Manifest]) -> None:
             )
 
 
-def _read(path: str, columns: list[str], leads: int) -> pa.Table:
-    wanted = schema(leads)
+def _read(path: str, manifest: Manifest, columns: list[str]) -> pa.Table:
+    wanted = schema(len(manifest.leads))
     chosen = pa.schema([wanted.field(name) for name in columns])
-    return read_table(Path(path) / "records.parquet", chosen, advice="copy the shard set again or ingest again")
+    file = file_of(path, manifest, "records.parquet")
+    advice = "copy the shard set again or ingest again"
+    if isinstance(file, Path):
+        return read_table(file, chosen, advice=advice)
+    with file.open() as stream:
+        return read_table(stream, chosen, name=file, advice=advice)
 
 
 def _attributes(text: str) -> dict[str, Any]:

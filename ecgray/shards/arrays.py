@@ -9,12 +9,13 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from ecgray.errors import EcgrayError
+from ecgray.shards.cache import RemoteFile
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _LONGEST = 4096
@@ -23,35 +24,50 @@ _HEADER = re.compile(
 )
 
 
-def open_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int | None, ...], *, mapped: bool) -> npt.NDArray[Any]:
+def open_array(
+    file: Path | RemoteFile, dtype: npt.DTypeLike, shape: tuple[int | None, ...], *, mapped: bool
+) -> npt.NDArray[Any]:
     """The array of ``file``, a read-only memory map or (not ``mapped``) in memory; None in ``shape`` is any length.
 
     Raises EcgrayError for a file that is missing, of another type or shape, or not exactly as long as its header says.
     """
-    kind = np.dtype(dtype)
     try:
         with file.open("rb") as stream:
-            start = stream.read(10)
-            length = int.from_bytes(start[8:], "little")
-            header = _HEADER.fullmatch(stream.read(min(length, _LONGEST))) if start[:8] == _MAGIC else None
-            if header is None or length > _LONGEST:
-                raise EcgrayError(f"'{file}' must be a whole .npy file of numbers, got another one; {_ADVICE}.")
-            found = tuple(int(side) for side in header[2].decode().split(",") if side.strip())
-            right = len(found) == len(shape) and all(
-                side in (None, got) for side, got in zip(shape, found, strict=True)
+            return read_array(stream, file, dtype, shape, mapped=mapped)
+    except OSError as error:
+        raise EcgrayError(f"'{file}' must be a whole .npy file, got: {error}; {_ADVICE}.") from error
+
+
+def read_array(
+    stream: BinaryIO,
+    file: Path | RemoteFile,
+    dtype: npt.DTypeLike,
+    shape: tuple[int | None, ...],
+    *,
+    mapped: bool,
+) -> npt.NDArray[Any]:
+    """``open_array`` on an open stream; a memory map outlives it."""
+    kind = np.dtype(dtype)
+    try:
+        start = stream.read(10)
+        length = int.from_bytes(start[8:], "little")
+        header = _HEADER.fullmatch(stream.read(min(length, _LONGEST))) if start[:8] == _MAGIC else None
+        if header is None or length > _LONGEST:
+            raise EcgrayError(f"'{file}' must be a whole .npy file of numbers, got another one; {_ADVICE}.")
+        found = tuple(int(side) for side in header[2].decode().split(",") if side.strip())
+        right = len(found) == len(shape) and all(side in (None, got) for side, got in zip(shape, found, strict=True))
+        if header[1].decode() != kind.str or not right:
+            wanted = tuple("any" if side is None else side for side in shape)
+            raise EcgrayError(
+                f"'{file}' must be {kind.str} of shape {wanted}, got {header[1].decode()} of {found}; {_ADVICE}."
             )
-            if header[1].decode() != kind.str or not right:
-                wanted = tuple("any" if side is None else side for side in shape)
-                raise EcgrayError(
-                    f"'{file}' must be {kind.str} of shape {wanted}, got {header[1].decode()} of {found}; {_ADVICE}."
-                )
-            expected = math.prod(found) * kind.itemsize
-            held = os.fstat(stream.fileno()).st_size - stream.tell()
-            if held != expected:
-                raise EcgrayError(f"'{file}' must hold {expected} bytes after its header, got {held}; {_ADVICE}.")
-            if mapped:
-                return np.memmap(stream, kind, "r", stream.tell(), found)
-            return np.fromfile(stream, kind).reshape(found)
+        expected = math.prod(found) * kind.itemsize
+        held = os.fstat(stream.fileno()).st_size - stream.tell()
+        if held != expected:
+            raise EcgrayError(f"'{file}' must hold {expected} bytes after its header, got {held}; {_ADVICE}.")
+        if mapped:
+            return np.memmap(stream, kind, "r", stream.tell(), found)
+        return np.fromfile(stream, kind).reshape(found)
     except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, EcgrayError):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
 from ecgray.shards.archive import open_archive
+from ecgray.shards.cache import RemoteFile
+from ecgray.shards.manifest import file_of
 
 
 def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
@@ -38,14 +41,18 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
         "labels": dict(sorted(labels.items())),
         "mean_mv": archive.mean_mv,
         "sd_mv": archive.sd_mv,
-        "refused": [entry for path in archive.paths for entry in read_refused(Path(path))],
+        "refused": [
+            entry
+            for path, manifest in zip(archive.paths, archive.manifests, strict=True)
+            for entry in read_refused(file_of(path, manifest, "refused.csv"))
+        ],
     }
 
 
-def read_refused(path: Path) -> list[dict[str, str]]:
-    """Record and reason of each refused record of one shard set."""
+def read_refused(file: Path | RemoteFile) -> list[dict[str, str]]:
+    """Record and reason of each refused record: the refused.csv of a shard set."""
     try:
-        with (path / "refused.csv").open(newline="", encoding="utf-8") as file:
-            return [{"record": row["record"] or "", "reason": row["reason"] or ""} for row in csv.DictReader(file)]
+        with file.open("rb") as stream, io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
+            return [{"record": row["record"] or "", "reason": row["reason"] or ""} for row in csv.DictReader(text)]
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise EcgrayError(f"'{path}/refused.csv' must be a table of record,reason ({error}); ingest again.") from error
+        raise EcgrayError(f"'{file}' must be a table of record,reason ({error}); ingest again.") from error

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ecgray.errors import EcgrayError
+from ecgray.shards.cache import RemoteFile
+from ecgray.shards.storage import is_remote, join, list_files, read_bytes, resolve
 
 SCHEMA = 1
 """Version of the format on disk. A reader takes its own version only."""
@@ -69,23 +71,16 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest of the shard set ``path``.
+def read_manifest(path: Path | str) -> Manifest:
+    """The manifest of the shard set ``path``, a folder or a URL.
 
     Raises EcgrayError when the folder is missing, holds no finished shard set, or one of another schema version.
     """
-    file = path / NAME
-    make = f"make one with 'ecgray ingest DATABASE DIR --out {path}'"
-    if not path.is_dir():
-        raise EcgrayError(f"A shard set must be a folder, got '{path}'; {make}.")
-    if not file.is_file():
-        if (path / WORK).is_dir():
-            raise EcgrayError(
-                f"'{path}' must be a finished shard set, got a stopped ingest; run the same ingest again."
-            )
-        raise EcgrayError(f"'{path}' must hold a shard set, got no {NAME}; {make}.")
+    path = resolve(path) if is_remote(path) else str(path)
+    file = join(path, NAME)
+    content = _content(path)
     try:
-        values = json.loads(file.read_bytes())
+        values = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise EcgrayError(f"'{file}' must be readable JSON, got {type(error).__name__}; ingest again.") from error
     got = values.get("schema") if isinstance(values, dict) else None
@@ -159,8 +154,58 @@ def _rules(values: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     yield "files", files.keys() == listed | {"records.parquet", "refused.csv"}
 
 
-def verify_files(path: Path, manifest: Manifest, how: Literal["sizes", "hashes"]) -> None:
-    """Raise EcgrayError for the first file that is missing, of another size, or (``hashes``) of another content."""
+def _content(path: str) -> bytes:
+    """The bytes of a set's manifest.json."""
+    make = f"make one with 'ecgray ingest DATABASE DIR --out {path}'"
+    stopped = f"'{path}' must be a finished shard set, got a stopped ingest; run the same ingest again."
+    if is_remote(path):
+        try:
+            return read_bytes(join(path, NAME))
+        except FileNotFoundError:
+            below = list_files(path)
+            if any(name.startswith(f"{WORK}/") for name in below):
+                raise EcgrayError(stopped) from None
+            got = f"no {NAME} among {len(below)} files" if below else "nothing under that name"
+            raise EcgrayError(f"'{path}' must hold a shard set, got {got}; {make}.") from None
+    folder = Path(path)
+    if not folder.is_dir():
+        raise EcgrayError(f"A shard set must be a folder, got '{path}'; {make}.")
+    if not (folder / NAME).is_file():
+        if (folder / WORK).is_dir():
+            raise EcgrayError(stopped)
+        raise EcgrayError(f"'{path}' must hold a shard set, got no {NAME}; {make}.")
+    try:
+        return (folder / NAME).read_bytes()
+    except OSError as error:
+        raise EcgrayError(
+            f"'{folder / NAME}' must be readable JSON, got {type(error).__name__}; ingest again."
+        ) from error
+
+
+def file_of(path: str, manifest: Manifest, name: str) -> Path | RemoteFile:
+    """Where a file of the shard set ``path`` is read: in its folder, or from the node's cache."""
+    if not is_remote(path):
+        return Path(path) / name
+    entry = manifest.files[name]
+    return RemoteFile(join(path, name), entry["bytes"], entry["sha256"])
+
+
+def verify_files(place: Path | str, manifest: Manifest, how: Literal["sizes", "hashes"]) -> None:
+    """Raise EcgrayError for the first file that is missing, of another size, or (``hashes``) of another content.
+
+    On object storage one listing tells the sizes; the hash of a file is compared when it comes into the node's cache,
+    before anything reads it.
+    """
+    if is_remote(place):
+        url = resolve(place)
+        below = list_files(url)
+        for name, expected in sorted(manifest.files.items()):
+            got = below.get(name)
+            if got != expected["bytes"]:
+                must = "exist, got nothing" if got is None else f"be of {expected['bytes']} bytes, got {got}"
+                raise EcgrayError(f"'{join(url, name)}' must {must}; copy the shard set there again or ingest again.")
+        return
+    path = Path(place)
 
     def check(item: tuple[str, dict[str, Any]]) -> str | None:
         name, expected = item

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -14,7 +15,8 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
 from ecgray.errors import EcgrayError
-from ecgray.shards.arrays import open_array
+from ecgray.shards.arrays import open_array, read_array
+from ecgray.shards.cache import Reader, RemoteFile, fetch_all
 
 _OPEN = 256
 """Maps held open per process; each holds a file descriptor, of which a process has 1,024 as a rule."""
@@ -25,6 +27,8 @@ class _Map(NamedTuple):
     address: int
     file: mmap.mmap
     size: int
+    reader: Reader | None
+    """Of a file in the node's cache."""
 
 
 class _Memory:
@@ -37,17 +41,19 @@ class _Memory:
 class Signals:
     """The signal.npy of each shard, mapped when first asked for.
 
-    ``files`` and ``samples`` have one entry per shard; every shard has ``leads`` leads.
+    ``files`` and ``samples`` have one entry per shard; every shard has ``leads`` leads. Files on object storage are
+    fetched into the node's cache, which keeps them while a call reads them.
     """
 
-    def __init__(self, files: Sequence[Path], samples: npt.NDArray[np.int64], leads: int) -> None:
+    def __init__(self, files: Sequence[Path | RemoteFile], samples: npt.NDArray[np.int64], leads: int) -> None:
         self._files, self._samples, self._leads = files, samples, leads
         self._maps: OrderedDict[int, _Map] = OrderedDict()
         self._lock = threading.Lock()
 
     def shard(self, shard: int) -> npt.NDArray[np.int16]:
         """The signal (leads, samples) of one shard, a read-only memory map."""
-        return self._open([shard])[0].array
+        with self._opened([shard]) as maps:
+            return maps[0].array
 
     def cut(
         self,
@@ -79,7 +85,17 @@ class Signals:
         # It never touches a word between the maps. Against grouping by shard this doubles the frames per second.
         if not len(used):
             return np.empty((0, self._leads, span), np.int16)
-        maps = self._open(used.tolist())
+        with self._opened(used.tolist()) as maps:
+            return self._copy(maps, used, shard, start, span)
+
+    def _copy(
+        self,
+        maps: Sequence[_Map],
+        used: npt.NDArray[np.int64],
+        shard: npt.NDArray[np.int64],
+        start: npt.NDArray[np.int64],
+        span: int,
+    ) -> npt.NDArray[np.int16]:
         address = np.array([one.address for one in maps], np.int64)
         lowest = int(address.min())
         words = int((address + 2 * self._leads * self._samples[used]).max() - lowest) // 2
@@ -91,29 +107,49 @@ class Signals:
             return windows[first[:, None]]
         return windows[first[:, None] + self._samples[shard][:, None] * np.arange(self._leads)]
 
-    def _open(self, shards: Sequence[int]) -> list[_Map]:
+    @contextlib.contextmanager
+    def _opened(self, shards: Sequence[int]) -> Iterator[list[_Map]]:
         """The maps of some shards; the caller's references keep them alive while others are opened."""
-        with self._lock:
-            for shard in shards:
-                if shard in self._maps:
-                    self._maps.move_to_end(shard)
-                else:
-                    self._maps[shard] = self._map(shard)
-            maps = [self._maps[shard] for shard in shards]
-            for shard, one in zip(shards, maps, strict=True):
-                # Beyond the end of a file that has shrunk, the kernel ends the process without a word.
-                if one.file.size() < one.size:
-                    raise EcgrayError(
-                        f"'{self._files[shard]}' must stay as it is while it is read, got {one.file.size()} of its "
-                        f"{one.size} bytes left; copy the shard set again and go on with --resume."
-                    )
-            while len(self._maps) > _OPEN:
-                self._maps.popitem(last=False)
-        return maps
+        files = (self._files[shard] for shard in shards if shard not in self._maps)
+        fetch_all([file for file in files if isinstance(file, RemoteFile)])
+        maps: list[_Map] = []
+        try:
+            with self._lock:
+                self._open(shards, maps)
+            yield maps
+        finally:
+            with self._lock:
+                for one in maps:
+                    if one.reader is not None:
+                        one.reader.give()
+
+    def _open(self, shards: Sequence[int], maps: list[_Map]) -> None:
+        """Add the shards' maps to ``maps``, each taken as it comes."""
+        for shard in [shard for shard, one in self._maps.items() if one.reader is not None and one.reader.gone]:
+            del self._maps[shard]
+        for shard in shards:
+            one = self._maps.pop(shard, None)
+            while one is None or (one.reader is not None and not one.reader.take()):
+                one = self._map(shard)
+            self._maps[shard] = one
+            maps.append(one)
+            # Beyond the end of a file that has shrunk, the kernel ends the process without a word.
+            if one.file.size() < one.size:
+                raise EcgrayError(
+                    f"'{self._files[shard]}' must stay as it is while it is read, got {one.file.size()} of its "
+                    f"{one.size} bytes left; copy the shard set again and go on with --resume."
+                )
+        while len(self._maps) > _OPEN:
+            self._maps.popitem(last=False)
 
     def _map(self, shard: int) -> _Map:
-        file = self._files[shard]
-        array = open_array(file, np.dtype("<i2"), (self._leads, int(self._samples[shard])), mapped=True)
+        file, shape, reader = self._files[shard], (self._leads, int(self._samples[shard])), None
+        if isinstance(file, RemoteFile):
+            stream = file.open()
+            array = read_array(stream, file, np.dtype("<i2"), shape, mapped=True)
+            reader = Reader(stream)
+        else:
+            array = open_array(file, np.dtype("<i2"), shape, mapped=True)
         # a memory map's base is the map itself, which keeps the file open
         opened = cast(mmap.mmap, array._mmap)  # type: ignore[attr-defined]
-        return _Map(array, array.ctypes.data, opened, opened.size())
+        return _Map(array, array.ctypes.data, opened, opened.size(), reader)

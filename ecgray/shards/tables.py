@@ -25,7 +25,7 @@ def read_table(
     columns: pa.Schema | Mapping[str, Kind],
     *,
     more: tuple[str, Kind] | None = None,
-    name: Path | None = None,
+    name: object = None,
     advice: str,
 ) -> pa.Table:
     """The columns of a Parquet file, without nulls and without what another program noted beside them.

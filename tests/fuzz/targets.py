@@ -125,7 +125,7 @@ def read_labelled(root: Path, rng: Rng) -> None:
 
 
 def read_refusals(root: Path, rng: Rng) -> None:
-    for row in read_refused(root / "shards"):
+    for row in read_refused(root / "shards" / "refused.csv"):
         assert isinstance(row["record"], str) and isinstance(row["reason"], str)
 
 
@@ -239,7 +239,7 @@ def start_ingest(root: Path, rng: Rng) -> None:
     manifest = ingest(CinC2017(), root / "cinc2017", out, workers=0, progress=False, shard_mb=0.05)
     assert manifest.records + manifest.refused == 13 and manifest.records >= 12
     if manifest.refused:
-        (row,) = read_refused(out)
+        (row,) = read_refused(out / "refused.csv")
         raise RecordRefused(row["reason"])
 
 

@@ -171,7 +171,7 @@ def test_a_manifest_too_deep(shards: Path) -> None:
 def test_refusals_of_another_encoding(shards: Path) -> None:
     (shards / "refused.csv").write_bytes(b"record,reason\n\xff,x\n")
     with pytest.raises(EcgrayError, match="must be a table"):
-        read_refused(shards)
+        read_refused(shards / "refused.csv")
 
 
 @pytest.fixture
