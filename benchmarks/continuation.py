@@ -1,17 +1,18 @@
 """Kill a training run in many places, start it again, and compare it, file by file, with the run in which nobody died.
 
-    python benchmarks/continuation.py [--tasks beat,future] [--workers 0,1,2,3] [--ray 2] [--out DIR]
+    python benchmarks/continuation.py [--tasks beat,future] [--workers 0,1,2,3] [--ray 1,2,3] [--out DIR]
 
-Ranks are processes in a gloo group without Ray; ``--ray`` adds runs on Ray Train with that many workers (comma
-separated). Workers 0 is ``pretrain`` in one process. A place is where SIGKILL comes; who dies is one worker, after
-which the others fall by themselves or are ended, or all processes at once, as when a driver dies and takes its workers
-along. Equal means: every file of every checkpoint (weights, optimiser, BatchNorm statistics and random state of every
-rank) has the same bytes, ``best`` leads to the same one, and the metrics say the same, apart from timings.
+Ranks are processes in a gloo group without Ray; ``--ray`` adds runs on Ray Train with those numbers of workers.
+Workers 0 is ``pretrain`` in one process. A place is where SIGKILL comes; who dies is one worker, after which the others
+fall by themselves or are ended, or all processes at once, as when a driver dies and takes its workers along. Equal
+means: every file of every checkpoint (weights, optimiser, BatchNorm statistics and random state of every rank) has the
+same bytes, ``best`` leads to the same one, and the metrics say the same, apart from timings.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -43,6 +44,8 @@ from ecgray.training.run import RunFolder
 from ecgray.training.stopping import StopRequest
 
 STEPS = 12
+RAY_STEPS = 60
+"""More on Ray, where the kills come from outside, one after another in one run."""
 LEAVE_S = 20.0
 """How long the other ranks have to notice that one is gone."""
 TIMINGS = ("frames_per_s", "waiting_for_data")
@@ -232,37 +235,52 @@ def matrix(
     return rows
 
 
-def on_ray(shards: Path, folder: Path, task: str, workers: int) -> list[dict[str, Any]]:
-    """The same on Ray Train, from outside: SIGKILL of the last worker, and of the driver, at random steps."""
-    import psutil
-
+def on_ray(shards: Path, folder: Path, task: str, workers: int, kills: int, seed: int) -> list[dict[str, Any]]:
+    """The same on Ray Train, from outside: SIGKILL of the last worker, and of the driver, at ``kills`` random steps of
+    one run each, with a start of the same command after every death of the driver."""
     config = small_config(shards, task)
-    steps = 40
-    config = replace(config, training=replace(config.training, steps=steps, log_every=1))
+    config = replace(config, training=replace(config.training, steps=RAY_STEPS, log_every=1))
     rows, expected = [], {}
-    draw = np.random.default_rng(workers)
+    draw = np.random.default_rng([seed, workers])
     for who in ("nobody", "a worker", "the driver"):
         run = RunFolder(folder / f"ray-{task}-{workers}-{who.replace(' ', '-')}")
-        at = int(draw.integers(5, 30))
-        driver = _drive(config, run.path, workers)
-        killed = False
-        while driver.poll() is None:
-            reached = run.read_metrics()[-1]["step"] if run.metrics.is_file() and run.read_metrics() else 0
-            if who != "nobody" and not killed and reached >= at:
-                pid = driver.pid if who == "the driver" else _last_worker(psutil.Process(driver.pid))
-                os.kill(pid, signal.SIGKILL)
-                killed, at = True, reached
-            time.sleep(0.01)
-        if who == "the driver" and killed:
-            driver = _drive(config, run.path, workers)
-        code = driver.wait()
+        # In fifths of their own, so that every death but the first comes after new checkpoints.
+        fifths = np.sort(draw.choice(np.arange(1, RAY_STEPS // 5), kills, replace=False))
+        steps = 5 * fifths + draw.integers(0, 5, kills)
+        killed, code = _killed_on_ray(config, run, workers, who, steps.tolist() if who != "nobody" else [])
         if who == "nobody":
-            expected = outcome(run)
+            expected = outcome(run) if code == 0 else {}
             continue
-        result = "not killed" if not killed else difference(expected, outcome(run)) if code == 0 else f"exit {code}"
-        rows.append({"task": task, "workers": workers, "place": f"Ray, step {at}", "dies": who, "result": result})
+        whole = len(killed) == kills and code == 0 and bool(expected)
+        result = difference(expected, outcome(run)) if whole else f"killed {len(killed)} of {kills}, exit {code}"
+        place = f"Ray, {kills} random steps"
+        rows.append({"task": task, "workers": workers, "place": place, "dies": who, "result": result, "steps": killed})
         print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def _killed_on_ray(
+    config: PretrainConfig, run: RunFolder, workers: int, who: str, steps: list[int]
+) -> tuple[list[int], int]:
+    """(steps reached at each kill, exit code of the last driver) of one run; a dead driver is started again."""
+    import psutil
+
+    killed: list[int] = []
+    while True:
+        driver = _drive(config, run.path, workers)
+        while driver.poll() is None:
+            reached = run.read_metrics()[-1]["step"] if run.metrics.is_file() and run.read_metrics() else 0
+            if len(killed) < len(steps) and reached >= steps[len(killed)]:
+                pid = driver.pid if who == "the driver" else _last_worker(psutil.Process(driver.pid))
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(reached)
+                    if who == "the driver":
+                        break
+            time.sleep(0.01)
+        code = driver.wait()
+        if code != -signal.SIGKILL:
+            return killed, code
 
 
 def _drive(config: PretrainConfig, out: Path, workers: int) -> subprocess.Popen[bytes]:
@@ -271,10 +289,16 @@ def _drive(config: PretrainConfig, out: Path, workers: int) -> subprocess.Popen[
         return subprocess.Popen(command, stdout=log, stderr=log)
 
 
-def _last_worker(driver: Any) -> int:
-    """The process of the newest training worker below the driver."""
-    found = [child for child in driver.children(recursive=True) if "RayTrainWorker" in " ".join(child.cmdline())]
-    return max(found, key=lambda child: child.create_time()).pid
+def _last_worker(driver: Any) -> int | None:
+    """The process of the newest training worker below the driver, None while there is none."""
+    import psutil
+
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in driver.children(recursive=True):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.append((child.create_time(), child.pid))
+    return max(found)[1] if found else None
 
 
 def write_shards(folder: Path) -> Path:
@@ -309,6 +333,7 @@ def main() -> int:
     parser.add_argument("--workers", default="0,1,2,3")
     parser.add_argument("--places", default="", help="some of the places by name, all by default")
     parser.add_argument("--ray", default="", help="numbers of workers on Ray Train")
+    parser.add_argument("--ray-kills", type=int, default=5, help="of a worker, and of the driver, in one run each")
     parser.add_argument("--steps", type=int, default=3, help="random steps beside the fixed places")
     parser.add_argument("--seed", type=int, default=0, help="of the random steps")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -320,13 +345,15 @@ def main() -> int:
         if arguments.places:
             where = [place for place in where if place.name in arguments.places.split(",")]
         rows = matrix(shards, Path(name), tasks, [int(count) for count in workers], where)
-        for count in arguments.ray.split(",") if arguments.ray else []:
-            rows += on_ray(shards, Path(name), tasks[0], int(count))
+        for task in tasks if arguments.ray else []:
+            for count in arguments.ray.split(","):
+                rows += on_ray(shards, Path(name), task, int(count), arguments.ray_kills, arguments.seed)
     print(table(rows))
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "continuation.json").write_text(json.dumps(rows, indent=1) + "\n")
     unequal = sum(row["result"] != "equal" for row in rows)
-    print(f"{len(rows)} kills, {unequal} not equal")
+    kills = sum(len(row.get("steps", "1")) for row in rows)
+    print(f"{kills} kills in {len(rows)} runs, {unequal} not equal")
     return 1 if unequal else 0
 
 

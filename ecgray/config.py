@@ -13,7 +13,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from ecgray.errors import EcgrayError, unknown
+from ecgray.errors import EcgrayError, quoted, unknown
 
 T = TypeVar("T")
 _BEYOND = 1e300
@@ -46,7 +46,7 @@ def from_dict(cls: type[T], values: Any, where: str = "config") -> T:
     """
     if not isinstance(values, dict):
         raise EcgrayError(
-            f"{where} must be an object with fields, got {repr(values)[:100]}; compare it with a fresh config.json."
+            f"{where} must be an object with fields, got {quoted(values)}; compare it with a fresh config.json."
         )
     values = dict(values)
     chosen: type[Any] = cls
@@ -95,7 +95,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise EcgrayError(f"{where} must be of type {hint}, got {repr(value)[:100]}; compare it with a fresh config.json.")
+    raise EcgrayError(f"{where} must be of type {hint}, got {quoted(value)}; compare it with a fresh config.json.")
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,9 +13,15 @@ class EcgrayError(ValueError):
     """
 
 
+def quoted(got: object, longest: int = 100) -> str:
+    """``got`` as one line that cannot grow: its ``repr``, cut after escaping (a byte may take four characters)."""
+    line = repr(got)
+    return line if len(line) <= longest else f"{line[:longest]}..."
+
+
 def unknown(kind: str, got: str, known: Iterable[str]) -> EcgrayError:
     """An error for a name that is in no table, with the near matches (or all names when none is near)."""
     names = sorted(known)
     near = get_close_matches(got[:100], names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}."
-    return EcgrayError(f"The {kind} must be a known name, got '{' '.join(got.split())[:100]}'; {hint}")
+    return EcgrayError(f"The {kind} must be a known name, got {quoted(got)}; {hint}")

@@ -14,7 +14,7 @@ from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
 from ecgray.databases.record import Database, Record, Reference
 from ecgray.databases.wfdb_files import header_names, read_record
-from ecgray.errors import EcgrayError, unknown
+from ecgray.errors import EcgrayError, quoted, unknown
 
 CLASSES = {"N": "normal rhythm", "A": "atrial fibrillation", "O": "other rhythm", "~": "noise"}
 
@@ -102,7 +102,7 @@ def read_table(table: Path) -> dict[str, str]:
         if len(row) < 2 or row[1] not in CLASSES or labels.get(row[0], row[1]) != row[1]:
             raise EcgrayError(
                 f"{table.name} must give each record one label of {', '.join(CLASSES)}, but line {number} is"
-                f" {','.join(cells)[:200]!r}; restore the published table."
+                f" {quoted(','.join(cells), 200)}; restore the published table."
             )
         labels[row[0]] = row[1]
     return labels

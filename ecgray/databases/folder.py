@@ -14,7 +14,7 @@ from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
 from ecgray.databases.record import Database, Record, Reference
 from ecgray.databases.wfdb_files import read_record
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
     if not {"record", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise EcgrayError(
             f"{file} must have the columns record and label (and optionally patient) in its first row, each once, got"
-            f" {','.join(columns)[:200]!r}; correct that row."
+            f" {quoted(','.join(columns), 200)}; correct that row."
         )
     bare = Counter(record.rsplit("/", 1)[-1] for record in ids)
     known = {record: record for record in ids}
@@ -94,7 +94,7 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
         if given not in known:
             continue  # a table may cover more than what is downloaded
         if known[given] in table:
-            raise EcgrayError(f"{file} must name each record once, but {given[:100]} stands again in line {number}.")
+            raise EcgrayError(f"{file} must name each record once, but {quoted(given)} stands again in line {number}.")
         labels = tuple(label.strip() for label in row["label"].split(";") if label.strip())
         table[known[given]] = (labels, row.get("patient", ""))
     if rows and not table:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecgray.databases.record import RecordRefused
+from ecgray.errors import quoted
 
 MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 """Millivolts per physical unit, unit in lower case; a signal in any other unit is no ECG lead."""
@@ -102,21 +103,28 @@ def refuse_outside(folder: Path, name: str) -> Path:
     try:
         plain = "/" not in name and "\\" not in name and name not in ("", ".", "..")
         if not (plain and not path.is_symlink()) and not path.resolve().is_relative_to(folder.resolve()):
-            raise RecordRefused(f"the file '{name[:100]}' lies outside the record's folder")
+            raise RecordRefused(f"the file {quoted(name)} lies outside the record's folder")
     except (ValueError, RuntimeError, OSError) as error:
-        raise RecordRefused(f"the file name {name[:100]!r} cannot be used: {str(error)[:100]}") from None
+        raise RecordRefused(f"the file name {quoted(name)} cannot be used: {str(error)[:100]}") from None
     return path
+
+
+def _whole(text: str) -> int:
+    """An integer of at most 18 characters, so that no reason that shows it is long; ValueError otherwise."""
+    if len(text) > 18:
+        raise ValueError
+    return int(text)
 
 
 def _record_line(fields: list[str]) -> tuple[float, int | None, int]:
     if "/" in fields[0]:
         raise RecordRefused("the header is multi-segment; its segments are records of their own")
     try:
-        count = int(fields[1])
+        count = _whole(fields[1])
         fs = float(fields[2].split("/")[0].split("(")[0]) if len(fields) > 2 else 250.0
-        samples = int(fields[3]) if len(fields) > 3 else None
+        samples = _whole(fields[3]) if len(fields) > 3 else None
     except (IndexError, ValueError):
-        raise RecordRefused(f"the header's first line is unreadable: {' '.join(fields)[:80]!r}") from None
+        raise RecordRefused(f"the header's first line is unreadable: {quoted(' '.join(fields), 80)}") from None
     if not (math.isfinite(fs) and 0 < fs <= MAX_FS_HZ):
         raise RecordRefused(f"the sampling rate must lie above 0 and up to {MAX_FS_HZ:g} Hz, the header says {fs:g}")
     if samples is not None and samples < 1:
@@ -129,11 +137,11 @@ def _signal_line(line: str, number: int) -> SignalLine:
     form = _FORMAT.fullmatch(fields[1]) if len(fields) > 1 else None
     gain_field = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else _GAIN.fullmatch("200")
     try:
-        adc_zero = int(fields[4]) if len(fields) > 4 else 0
+        adc_zero = _whole(fields[4]) if len(fields) > 4 else 0
     except ValueError:
         form = None
     if form is None or gain_field is None:
-        raise RecordRefused(f"the header's line of signal {number} is unreadable: {line[:80]!r}")
+        raise RecordRefused(f"the header's line of signal {number} is unreadable: {quoted(line, 80)}")
     unit = (gain_field[3] or "mV").lower()
     # A gain of 0 means "uncalibrated", for which WFDB prescribes 200 units per physical unit.
     gain = (float(gain_field[1]) or 200.0) / MV_PER_UNIT.get(unit, 1.0)

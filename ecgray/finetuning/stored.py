@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, quoted
 from ecgray.shards.tables import Kind, read_table
 from ecgray.training.model_folder import read_json
 
@@ -61,7 +61,7 @@ def read_environment(run: Path) -> dict[str, Any]:
         "pretrained": origin is None or (isinstance(origin, dict) and _is_origin(origin)),
     }
     for name, holds in rules.items():
-        _need(holds, run / "environment.json", f"{name} as a run writes it", repr(values.get(name))[:60])
+        _need(holds, run / "environment.json", f"{name} as a run writes it", quoted(values.get(name), 60))
     return values
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ecgray.config import from_dict
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, quoted
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config
 from ecgray.finetuning.stored import PROBABILITY, read_environment, read_predictions, read_splits
@@ -109,7 +109,7 @@ def read_run(folder: Path) -> Run:
     advice = "give folders that 'ecgray finetune' or 'ecgray evaluate' has written"
     if not folder.is_dir():
         raise EcgrayError(
-            f"A report needs finished finetuning runs, got {str(folder)[:300]!r}, which is no folder; {advice}."
+            f"A report needs finished finetuning runs, got {quoted(str(folder), 300)}, which is no folder; {advice}."
         )
     evaluation = folder / "evaluation.json"
     if evaluation.is_file():

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgray.databases.record import BEATS, RHYTHMS
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, quoted
 from ecgray.shards.annotations import Ints, ShardAnnotations
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.ledger import schema
@@ -335,7 +335,7 @@ def _attributes(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise EcgrayError(f"A record's attributes must be a JSON object, got '{text[:60]!r}'; ingest again.")
+        raise EcgrayError(f"A record's attributes must be a JSON object, got {quoted(text, 60)}; ingest again.")
     return values
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ecgray.databases.record import BEATS, RHYTHMS
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, quoted
 from ecgray.shards.archive import Archive
 from ecgray.tasks.annotated import AnnotatedTask, Int64
 from ecgray.tasks.base import IGNORED, Task
@@ -45,7 +45,7 @@ def read_frames(file: Path) -> pd.DataFrame:
     if wrong.any():
         line, text = int(np.argmax(wrong)) + 2, starts[wrong].iloc[0]
         raise EcgrayError(
-            f"A start must be a whole number of samples, got {text[:100]!r} in line {line} of {file}; correct it."
+            f"A start must be a whole number of samples, got {quoted(text)} in line {line} of {file}; correct it."
         )
     frames = pd.DataFrame({"record": table["record"].str.strip(), "start": starts.astype(np.int64)})
     return frames.assign(database=table["database"].str.strip()) if "database" in table.columns else frames
@@ -110,12 +110,12 @@ def _located(archive: Archive, frame_size: int, frames: pd.DataFrame) -> tuple[I
     for name, words in zip(names, frames["record"], strict=True):
         if name not in index:
             raise EcgrayError(
-                f"A frame's record must be one of the {len(index)} in the shards, got {words[:100]!r}"
-                f"{f' of {name[0][:100]!r}' if by_database else ''}; their names are like '{archive.record_id[0]}'."
+                f"A frame's record must be one of the {len(index)} in the shards, got {quoted(words)}"
+                f"{f' of {quoted(name[0])}' if by_database else ''}; their names are like '{archive.record_id[0]}'."
             )
         if name in several:
             raise EcgrayError(
-                f"A record's name must be unique in the shards, got {words[:100]!r}, which several have; give one set."
+                f"A record's name must be unique in the shards, got {quoted(words)}, which several have; give one set."
             )
     record = np.array([index[name] for name in names], np.int64)
     start = frames["start"].to_numpy(np.int64)

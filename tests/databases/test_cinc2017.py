@@ -115,6 +115,13 @@ def test_a_bad_row_is_named(copy: Path, cinc2017_excerpts: Path, row: str) -> No
         labels(copy, "v3")
 
 
+def test_a_row_of_unprintable_bytes_makes_no_long_reason(copy: Path, cinc2017_excerpts: Path) -> None:
+    (copy / "training2017" / "REFERENCE-v3.csv").write_text(table(cinc2017_excerpts, "v3") + "\0" * 1000)
+    with pytest.raises(EcgrayError, match="line 25 is") as refused:
+        labels(copy, "v3")
+    assert len(str(refused.value)) < 400
+
+
 def test_listed_files_that_are_not_there_and_files_that_are_not_listed(copy: Path, cinc2017_excerpts: Path) -> None:
     rows = table(cinc2017_excerpts, "v3").splitlines()
     (copy / "training2017" / "REFERENCE-v3.csv").write_text("\n".join(["A09998,N", *rows[1:]]) + "\n")

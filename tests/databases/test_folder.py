@@ -91,8 +91,8 @@ def test_cells_may_be_quoted(archive: Path) -> None:
         ("record,label\na/r1,N,A\n", "2 cells in each row, but line 2 has 3"),
         ("record,label\n\na/r1\n", "2 cells in each row, but line 3 has 1"),
         ('record,label\n"a/r1,N\na/r2,N\n', "cannot be read"),
-        ("record,label\na/r1,N\na/r1,A\n", "a/r1 stands again in line 3"),
-        ("record,label\nr2,N\na/r2,N\n", "a/r2 stands again in line 3"),
+        ("record,label\na/r1,N\na/r1,A\n", "a/r1' stands again in line 3"),
+        ("record,label\nr2,N\na/r2,N\n", "a/r2' stands again in line 3"),
         ("record,label\nx,N\n", "none of its 1 rows does"),
         ("record,label\nr1,N\n", "none of its 1 rows does"),  # two records bear that name
     ],

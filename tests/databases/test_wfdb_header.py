@@ -76,6 +76,8 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
         ("r 1 250 0\nr.dat 16\n", "empty"),
         ("r 1 250 -4\nr.dat 16\n", "empty"),
         ("r 1 250 99999999999999\nr.dat 16\n", "limit"),
+        (f"r 1 250 {'9' * 4000}\nr.dat 16\n", "first line is unreadable"),
+        ("r 1 250 100\n" + "\x00" * 4000 + "\n", "signal 0 is unreadable"),
         ("r 1 250 100\nr.dat sixteen\n", "signal 0 is unreadable"),
         ("r 1 250 100\nr.dat\n", "signal 0 is unreadable"),
         ("r 1 250 100\nr.dat 16 nan\n", "signal 0 is unreadable"),
@@ -86,8 +88,9 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, reason: str) -> None:
-    with pytest.raises(RecordRefused, match=reason):
+    with pytest.raises(RecordRefused, match=reason) as refused:
         header(tmp_path, text)
+    assert len(str(refused.value)) < 200
 
 
 def test_a_missing_header_is_refused(tmp_path: Path) -> None:

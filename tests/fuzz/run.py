@@ -1,9 +1,11 @@
-"""The fuzzer: python tests/fuzz/run.py --inputs 100000 [--seed 0] [--target TEXT] [--first N] [--json FILE]
+"""The fuzzer: python tests/fuzz/run.py --inputs 100000 [--coverage] [--seed 0] [--target TEXT] [--json FILE]
 
-Every input is made from (seed, target, number) alone, so that a finding is seen again with --target and --first.
-Inputs are read in one child process, which is started anew where one kills it. Each gets 5 s and an address space of
-twice the bytes of what it reads beyond a base; opening a file outside of the inputs, unpickling, and starting a
-program are findings, as is every exception but a refusal with one reason. Exits with 1 where there is a finding.
+Every input is made from (seed, target, number) alone, so that a finding is seen again with --target and --first; with
+--coverage (needs atheris) libFuzzer makes them, led by what they reach, and a finding's input is kept in a file.
+Inputs are read in one child process, which is started anew where one kills it. Each gets 5 s of processor time (a busy
+machine makes no finding; one that waits without computing has 2 minutes) and an address space of twice the bytes of
+what it reads beyond a base; opening a file outside of the inputs, unpickling, and starting a program are findings, as
+is every exception but a refusal with one reason. Exits with 1 where there is a finding.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -23,18 +24,11 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import IO, Any
 
-SECONDS = 5.0
-BASE_BYTES = 192 << 20
-"""Address space that libraries may take for their pools, thread stacks and code, whatever they read."""
+SILENT_SECONDS = 300.0
+"""How long the child may say nothing before it is ended: a loop in compiled code hears no signal."""
 OUTCOMES = ("read", "refused", "exception", "hang", "memory", "outside", "reason", "crash")
-LONGEST_REASON = 600
-
-
-class Hang(BaseException):
-    pass
 
 
 def main() -> int:
@@ -43,14 +37,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", default="", help="only targets whose name holds this")
     parser.add_argument("--first", type=int, default=0, help="number of the first input of each target")
+    parser.add_argument("--coverage", action="store_true", help="led by coverage of the package (atheris)")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "ARROW_IO_THREADS"):
         os.environ[name] = "1"
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ecgray-fuzz-") as root:
-        results = list(_supervise(given, Path(root)))
+    with tempfile.TemporaryDirectory(prefix="ecgray-fuzz-") as folder:
+        results = list(_supervise(given, Path(folder) / "root"))
     summary = _table(results, time.monotonic() - began)
     if given.json is not None:
         given.json.write_text(json.dumps(summary, indent=1))
@@ -78,7 +73,7 @@ def _supervise(given: argparse.Namespace, root: Path) -> Iterator[dict[str, Any]
         os.close(writer)
         begun: dict[str, Any] | None = None
         with open(reader, encoding="utf-8") as lines:
-            for line in lines:
+            for line in _spoken(lines, child):
                 message = json.loads(line)
                 if "outcome" not in message:
                     begun = message
@@ -93,10 +88,21 @@ def _supervise(given: argparse.Namespace, root: Path) -> Iterator[dict[str, Any]
             raise SystemExit("The fuzzer itself failed (see above).")
         done[begun["target"]] += 1
         yield begun | {
-            "outcome": "crash",
+            "outcome": "hang" if os.WTERMSIG(status) == signal.SIGKILL else "crash",
             "detail": f"the process died of signal {os.WTERMSIG(status)}",
             "seconds": 0.0,
         }
+
+
+def _spoken(lines: IO[str], child: int) -> Iterator[str]:
+    """The child's lines; once it has begun, one that says nothing for too long is killed."""
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+    try:
+        for line in lines:
+            signal.setitimer(signal.ITIMER_REAL, SILENT_SECONDS)
+            yield line
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _work(given: argparse.Namespace, root: Path, writer: int, done: Counter[str]) -> None:
@@ -107,14 +113,15 @@ def _work(given: argparse.Namespace, root: Path, writer: int, done: Counter[str]
     logging.disable()
     warnings.simplefilter("ignore")
     log = open(os.devnull, "w")  # noqa: SIM115
-    with contextlib.redirect_stderr(log):
+    with contextlib.redirect_stderr(log), _instrumented(given.coverage):
         import material
 
         material.build(root)
+        from targets import TARGETS
     import numpy as np
     import pyarrow as pa
     from mutate import random_bytes
-    from targets import TARGETS
+    from watch import Clean, Watch, write_input
 
     from ecgray.databases.record import RecordRefused
 
@@ -130,147 +137,39 @@ def _work(given: argparse.Namespace, root: Path, writer: int, done: Counter[str]
     watch = Watch(root)
     os.chdir(root)  # names that are relative to an open folder are told to the audit without it
     out = open(writer, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-    for target in chosen:
-        count = max(1, round(given.inputs * target.share / total))
+    counts = [max(1, round(given.inputs * target.share / total)) for target in chosen]
+    if given.coverage:
+        from guided import fuzz
+
+        fuzz(chosen, counts, given.seed, root, watch, clean, out)
+        return
+    for target, count in zip(chosen, counts, strict=True):
         files = sorted(target.files)
         for number in range(given.first + done[target.name], given.first + count):
             rng = np.random.default_rng([given.seed, zlib.crc32(target.name.encode()), number])
-            changed = {files[int(rng.integers(len(files)))]}
+            chosen_files = {files[int(rng.integers(len(files)))]}
             if rng.random() < 0.05:
-                changed.add(files[int(rng.integers(len(files)))])
-            size = 0
-            for file in sorted(changed):
+                chosen_files.add(files[int(rng.integers(len(files)))])
+            changed = {}
+            for file in sorted(chosen_files):
                 try:
-                    content = target.files[file](rng, clean.content(file))
+                    changed[file] = target.files[file](rng, clean.content(file))
                 except Exception:  # a second edit may not fit what the first one made
-                    content = random_bytes(rng, clean.content(file))
-                (root / file).write_bytes(content)
-                clean.touched(file)
-                size += len(content)
-            if target.mend is not None and rng.random() < 0.6:
-                with contextlib.suppress(ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-                    target.mend(root)
-            out.write(json.dumps({"target": target.name, "number": number, "files": sorted(changed)}) + "\n")
-            result = watch.read(target, rng, clean.size(target) + size)
-            out.write(json.dumps({"target": target.name, "number": number, "files": sorted(changed)} | result) + "\n")
+                    changed[file] = random_bytes(rng, clean.content(file))
+            told = {"target": target.name, "number": number, "files": sorted(changed)}
+            out.write(json.dumps(told) + "\n")
+            size = write_input(target, changed, rng, root, clean)
+            out.write(json.dumps(told | watch.read(target, rng, size)) + "\n")
             clean.restore(target.scratch)
 
 
-class Clean:
-    """The unchanged inputs, to mutate from and to go back to."""
+def _instrumented(coverage: bool) -> contextlib.AbstractContextManager[Any]:
+    """While open, modules of the package are imported with counters at their branches."""
+    if not coverage:
+        return contextlib.nullcontext()
+    import atheris
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._files = {
-            file.relative_to(root).as_posix(): file.read_bytes()
-            for file in sorted(root.rglob("*"))
-            if file.is_file() and not file.is_symlink()
-        }
-        self._touched: set[str] = set()
-
-    def content(self, file: str) -> bytes:
-        return self._files[file]
-
-    def touched(self, file: str) -> None:
-        self._touched.add(file)
-
-    def size(self, target: Any) -> int:
-        """Bytes below the folders that the target reads."""
-        tops = {file.split("/")[0] for file in target.files}
-        return sum(len(content) for name, content in self._files.items() if name.split("/")[0] in tops)
-
-    def restore(self, scratch: tuple[str, ...]) -> None:
-        for folder in scratch:
-            shutil.rmtree(self._root / folder, ignore_errors=True)
-        for name, content in self._files.items():
-            own = name.startswith(tuple(f"{folder}/" for folder in scratch)) if scratch else False
-            vouched = name.endswith(("shards/manifest.json", "labelled/manifest.json", "/complete", "metrics.jsonl"))
-            if own or vouched or name in self._touched:
-                (self._root / name).parent.mkdir(parents=True, exist_ok=True)
-                (self._root / name).write_bytes(content)
-        self._touched.clear()
-
-
-class Watch:
-    """One input at a time, with its limits; remembers what it opens, unpickles or starts."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._active = root, False
-        self._seen: list[str] = []
-        code = [sys.prefix, sys.base_prefix, str(Path(__file__).parents[2] / "ecgray"), *filter(None, sys.path)]
-        system = ["/usr", "/lib", "/sys", "/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/etc/localtime"]
-        devices = ["/dev/null", "/dev/urandom", "/dev/shm"]
-        self._allowed = tuple(str(Path(path).resolve()) for path in [root, *code, *system, *devices])
-        self._forbidden = str((root / "outside").resolve())
-        sys.addaudithook(self._audit)
-        signal.signal(signal.SIGALRM, self._alarm)
-
-    def _alarm(self, number: int, frame: FrameType | None) -> None:
-        raise Hang
-
-    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._active:
-            return
-        if event in (
-            "pickle.find_class",
-            "os.system",
-            "subprocess.Popen",
-            "socket.connect",
-            "os.exec",
-            "os.posix_spawn",
-        ):
-            self._seen.append(f"{event} {arguments[:2]}")
-        elif event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
-            path = os.path.realpath(os.fsdecode(arguments[0]))
-            if path.startswith(self._forbidden) or not path.startswith(self._allowed):
-                self._seen.append(f"open {path}")
-
-    def read(self, target: Any, rng: Any, size: int) -> dict[str, Any]:
-        from ecgray.databases.record import RecordRefused
-        from ecgray.errors import EcgrayError
-
-        self._seen.clear()
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + BASE_BYTES + 2 * size
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        began = time.monotonic()
-        outcome, detail = "read", ""
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        self._active = True
-        try:
-            target.read(self._root, rng)
-        except (RecordRefused, EcgrayError) as refusal:
-            outcome, detail = "refused", str(refusal)
-        except Hang:
-            outcome, detail = "hang", _where(sys.exc_info()[1])
-        except MemoryError as error:
-            outcome, detail = "memory", f"{error} {_where(error)}"
-        except BaseException as error:
-            outcome, detail = "exception", f"{type(error).__name__}: {str(error)[:200]} {_where(error)}"
-        finally:
-            self._active = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-        seconds = time.monotonic() - began
-        if "allocate" in detail or "bad_alloc" in detail or "out of memory" in detail.lower():
-            outcome = "memory"
-        elif outcome == "refused" and ("\n" in detail or not detail.strip() or len(detail) > LONGEST_REASON):
-            outcome, detail = "reason", repr(detail[:300])
-        if self._seen:
-            outcome, detail = "outside", "; ".join(self._seen[:3])
-        return {"outcome": outcome, "detail": detail[:400], "seconds": seconds}
-
-
-def _where(error: BaseException | None) -> str:
-    """The innermost two places of the package in a traceback."""
-    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
-    own = [
-        f"{Path(f.filename).name}:{f.lineno}"
-        for f in frames
-        if "ecgray" in f.filename and "site-packages" not in f.filename
-    ]
-    return "at " + " ".join(own[-2:]) + (f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else "")
+    return atheris.instrument_imports(include=["ecgray"])
 
 
 def _table(results: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
