@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill lint bench
+.PHONY: install quickstart test test-kill test-cluster lint bench
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ test: install lint
 # SIGKILL in many places, of one worker and of all, every task, 0 to 3 workers, and 1 to 3 on Ray: equal to the bit.
 test-kill: install
 	$(BIN)/python benchmarks/continuation.py --ray 1,2,3
+
+# Clusters of several machines, made of network namespaces: nodes killed, cut off and taken back, `ray up` over ssh. Root.
+test-cluster: install
+	$(BIN)/python -m pytest tests/cluster -m "slow or not slow" --durations=0 -rs
 
 lint: install
 	$(BIN)/ruff check .

@@ -63,10 +63,6 @@ class OnCluster:
     backend: Literal["local", "ray"]
     device: Literal["cpu", "cuda"] | None = None
 
-    @property
-    def elastic(self) -> bool:
-        return self.workers[0] < self.workers[1]
-
     def room(self, groups: set[str] | None = None) -> Room | None:
         return room_for(free_nodes(groups), self.workers, self.backend, self.device)
 

@@ -18,6 +18,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.execution.context import get_train_context
 
 from ecgray.config import from_dict
 from ecgray.errors import EcgrayError
@@ -82,7 +83,9 @@ def _notice() -> str | None:
     """What told this worker to go, if anything did."""
     if _sigterm:
         return _sigterm[0]
-    return "the loss of its machine" if ray.train.get_preemption_info() is not None else None
+    # Not ray.train.get_preemption_info: that waits for every rank to ask at the same step.
+    draining = get_train_context().preemption_context.preemption_info is not None
+    return "the draining of a node" if draining else None
 
 
 def _take_sigterm() -> None:

@@ -45,6 +45,11 @@ def wait_until(true: Callable[[], Any], what: str, process: subprocess.Popen[byt
     pytest.fail(f"waited {PATIENCE_S:g} s in vain for {what}")
 
 
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[..., Any]:
+    return wait_until
+
+
 @pytest.fixture(scope="session")
 def hosts_module() -> ModuleType:
     """tests/cluster/hosts.py; tests are no package, so that it is loaded by its path."""

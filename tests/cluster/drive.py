@@ -38,6 +38,16 @@ def work(settings: dict[str, Any]) -> None:
             file.writelines(f"{begun},{self.state.step},{self._distributed.size},{r},{s}\n" for r, s in rows)
         return plain(self, batch)
 
+    from ecgray.sampling import ray_data
+
+    cut = ray_data.cut_block
+
+    def slow_cut(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return cut(*arguments)
+
+    # A block for each step: tasks of Ray Data then live as long as the steps they are made for.
+    ray_data.BLOCK_BYTES, ray_data.cut_block = 1, slow_cut
     Training._step = traced  # type: ignore[method-assign]
     try:
         train(settings)

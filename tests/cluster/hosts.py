@@ -37,6 +37,7 @@ ip link set lo up
 until ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done
 ip addr add {address}/24 dev eth0
 ip link set eth0 up
+ip route add default dev eth0  # of no use, but to programs that ask which address is theirs
 {sshd}
 touch {folder}/up
 while :; do sleep 0.5; done  # the first process of a host also reaps its orphans
@@ -60,7 +61,7 @@ def missing(ssh: bool = False) -> str | None:
     """What this machine lacks for hosts; None where they can be made."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need Linux and root"
-    tools = ["ip", "unshare", "nsenter", "setpriv", *(["ssh", "ssh-keygen", SSHD] if ssh else [])]
+    tools = ["ip", "unshare", "nsenter", "setpriv", *(["ssh", "ssh-keygen", "rsync", SSHD] if ssh else [])]
     lacking = [tool for tool in tools if shutil.which(tool) is None]
     if lacking:
         return f"{', '.join(lacking)} must be installed (apt-get install iproute2 util-linux openssh-server rsync)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from ecgray.training.run import RunFolder
@@ -18,6 +19,27 @@ Cluster = Any
 def workers_of(cluster: Cluster, host: int) -> list[int]:
     """Process ids of the training workers on a host."""
     return [pid for pid, words in cluster.hosts.processes(host).items() if "RayTrainWorker" in words]
+
+
+METADATA = """
+import http.server, pathlib, sys
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    def do_PUT(self):
+        self.answer(200, "key")
+
+    def do_GET(self):
+        due = self.path == "/latest/meta-data/spot/instance-action" and pathlib.Path(sys.argv[1]).exists()
+        allowed = self.headers["X-aws-ec2-metadata-token"] == "key"
+        self.answer(200 if due and allowed else 404, '{"action": "terminate"}')
+
+    def answer(self, status, text):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+http.server.HTTPServer(("169.254.169.254", 80), Metadata).serve_forever()
+"""
 
 
 def steps_begun(run: RunFolder) -> int:
@@ -60,6 +82,57 @@ def test_a_network_cut_of_20_s(cluster: Cluster) -> None:
     time.sleep(20)
     assert steps_begun(run) <= reached + 2
     cluster.hosts.heal(1)
+    cluster.finish(run, driver)
+    cluster.assert_frames(run)
+    cluster.assert_equal(run, cluster.undisturbed())
+
+
+def test_a_worker_of_the_data_is_killed(cluster: Cluster, wait_until: Any) -> None:
+    run, driver = cluster.drive("data-killed", backend="ray")
+    cluster.await_step(run, 5, driver)
+
+    def tasks() -> list[int]:
+        found = [cluster.hosts.processes(host).items() for host in range(2)]
+        return [pid for of_host in found for pid, words in of_host if "MapBatches" in words]
+
+    for pid in wait_until(tasks, "a task of Ray Data", driver):
+        os.kill(pid, signal.SIGKILL)
+    cluster.finish(run, driver)
+    cluster.assert_frames(run)
+    cluster.assert_equal(run, cluster.undisturbed())
+
+
+def test_a_spot_machine_is_taken_back(cluster: Cluster, tmp_path: Path, wait_until: Any) -> None:
+    (tmp_path / "metadata.py").write_text(METADATA)
+    run, driver = cluster.drive("spot")
+    cluster.hosts.run(1, "ip addr add 169.254.169.254/32 dev lo")
+    cluster.hosts.popen(1, f"exec python {tmp_path}/metadata.py {tmp_path}/notice")
+    cluster.hosts.popen(1, "exec bash cluster/spot_notice.sh host-0:6379", tmp_path / "spot.log")
+    cluster.await_step(run, 5, driver)
+    assert "notice" not in (tmp_path / "spot.log").read_text()
+    (tmp_path / "notice").touch()
+    # The workers leave with a checkpoint before the machine is gone; nobody trains on a machine that is going.
+    wait_until(lambda: not workers_of(cluster, 0) + workers_of(cluster, 1), "the workers to leave", driver)
+    reached = steps_begun(run)
+    assert (cluster.checkpoint(run, reached) / "complete").is_file()
+    cluster.hosts.crash(1)
+    cluster.hosts.boot(1)
+    cluster.start(1)
+    cluster.finish(run, driver)
+    cluster.assert_frames(run)
+    cluster.assert_equal(run, cluster.undisturbed())
+
+
+def test_the_head_is_started_again_between_runs(cluster: Cluster) -> None:
+    run, driver = cluster.drive("head")
+    cluster.await_step(run, 10, driver)
+    cluster.hosts.crash(0)  # the head, and the driver on it
+    assert driver.wait(60) != 0
+    cluster.hosts.boot(0)
+    cluster.start(0)
+    cluster.hosts.run(1, "ray stop --force")
+    cluster.start(1)
+    run, driver = cluster.drive("head")
     cluster.finish(run, driver)
     cluster.assert_frames(run)
     cluster.assert_equal(run, cluster.undisturbed())
