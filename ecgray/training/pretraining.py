@@ -32,12 +32,14 @@ def pretrain(
     resume: bool = False,
     backend: Literal["local", "ray"] | None = None,
     show_progress: bool = True,
+    cluster_share: float = 1.0,
 ) -> Path:
     """Train the network that ``config`` describes and return its run folder ``out``.
 
     ``workers`` 0 trains in this process and imports no Ray, else as many workers of Ray Train do, sharing the global
     batch. ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``resume``: go on
-    from the newest checkpoint of ``out`` (a new run where there is none).
+    from the newest checkpoint of ``out`` (a new run where there is none). ``cluster_share``: how much of the
+    cluster the workers may reserve, for runs side by side.
 
     Raises EcgrayError for what cannot be trained (before anything is written), RunStopped after SIGINT or SIGTERM.
     """
@@ -54,7 +56,7 @@ def pretrain(
         if workers:
             from ecgray.training.ray_train import train_on_ray
 
-            train_on_ray(config, run, workers, backend, show_progress=show_progress)
+            train_on_ray(config, run, workers, backend, show_progress=show_progress, cluster_share=cluster_share)
             return run.path
         torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
         stop = StopRequest()

@@ -47,9 +47,10 @@ def train_on_ray(
     backend: Literal["local", "ray"],
     *,
     show_progress: bool = False,
+    cluster_share: float = 1.0,
 ) -> None:
     """Train ``config`` into ``run`` with ``workers`` workers of the cluster that this process is connected to, of the
-    one that RAY_ADDRESS names, or of a new one on this machine.
+    one that RAY_ADDRESS names, or of a new one on this machine. They reserve ``cluster_share`` of it.
 
     Raises EcgrayError when the cluster is too small or a worker met what the user can mend, RunStopped after a signal.
     """
@@ -59,8 +60,9 @@ def train_on_ray(
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    with _connected():
-        resources = _worker_resources(ray.cluster_resources(), workers, backend)
+    with connected():
+        cluster = {name: amount * cluster_share for name, amount in ray.cluster_resources().items()}
+        resources = _worker_resources(cluster, workers, backend)
         storage = run.path / "ray" / uuid.uuid4().hex[:12]
         storage.mkdir(parents=True)
         verdict = storage / "ended.json"
@@ -193,7 +195,7 @@ def _worker_resources(cluster: dict[str, float], workers: int, backend: str) -> 
 
 
 @contextlib.contextmanager
-def _connected() -> Iterator[None]:
+def connected() -> Iterator[None]:
     """A connection to a cluster: the one there is, else one made (and ended) here."""
     import ray
 
