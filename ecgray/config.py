@@ -11,6 +11,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ecgray.errors import EcgrayError, quoted, unknown
@@ -106,6 +107,25 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def with_values(config: T, values: Mapping[str, Any]) -> T:
+    """``config`` with some fields replaced, by their dotted names; those of outer parts first.
+
+    A part that is chosen by name (a task, an objective) may be given as its name alone and then has its defaults, which
+    values of its own fields replace. Raises EcgrayError for a field that does not exist and a value of another type.
+    """
+    for name, value in sorted(values.items(), key=lambda item: item[0].count(".")):
+        tree = to_dict(config)
+        *outer, leaf = name.split(".")
+        part = tree
+        for key in outer:
+            part = part.get(key) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or leaf not in part:
+            raise unknown("field", name, flatten(tree))
+        part[leaf] = {"name": value} if isinstance(part[leaf], dict) and isinstance(value, str) else value
+        config = from_dict(type(config), tree)
+    return config
 
 
 def config_hash(config: Any) -> str:

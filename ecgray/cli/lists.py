@@ -67,3 +67,9 @@ def models() -> list[dict[str, Any]]:
     from ecgray.models import list_models
 
     return list_models()
+
+
+def spaces() -> list[dict[str, Any]]:
+    from ecgray.recipes import SPACES
+
+    return [{"name": s.name, "stage": s.stage, "about": s.about, "paper": len(s.paper)} for s in SPACES.values()]

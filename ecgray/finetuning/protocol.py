@@ -40,11 +40,14 @@ from ecgray.training.model_folder import ModelDescription, check_batch
 Work = Callable[[SeedJob, Signals], None]
 
 
-def finetune(config: FinetuneConfig, out: Path | str, *, workers: int = 0, resume: bool = False) -> Path:
+def finetune(
+    config: FinetuneConfig, out: Path | str, *, workers: int = 0, resume: bool = False, with_test: bool = True
+) -> Path:
     """Run all seeds and return the run folder ``out`` (its content: ``ecgray.finetuning.folder``).
 
     ``workers`` 0: one seed after another in this process, without Ray; else that many at a time on Ray. ``resume``: go
-    on with what ``out`` holds, seed by seed and epoch by epoch (a new run where it holds none).
+    on with what ``out`` holds, seed by seed and epoch by epoch (a new run where it holds none). ``with_test`` False:
+    the test records stay closed, and the run has scores on validation alone until it is resumed with them.
 
     Raises EcgrayError, before anything is written, for data without labels, for test records that the pretraining run
     has seen (with the list), and for a pretrained network that does not fit.
@@ -103,7 +106,7 @@ def finetune(config: FinetuneConfig, out: Path | str, *, workers: int = 0, resum
             _run(choose_epoch, training, signals, workers, "training")
             del signals
         opening = [job for job in jobs if not is_complete(job.folder)]
-        if opening:
+        if opening and with_test:
             rows = splits[(splits["split"] == "test") & (splits["seed"] == config.protocol.first_seed)]
             opened = test_set or labelled
             _run(open_test, opening, prepare(opened.archive, rows["index"].to_numpy(np.int64), how), workers, "test")

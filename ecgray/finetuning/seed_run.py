@@ -87,6 +87,7 @@ def choose_epoch(job: SeedJob, signals: Signals) -> None:
         return
     job.folder.mkdir(parents=True, exist_ok=True)
     SeedTraining(job, signals).run()
+    (job.folder / STATE).unlink(missing_ok=True)
 
 
 def open_test(job: SeedJob, signals: Signals) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ecgray.errors import EcgrayError, unknown
 from ecgray.recipes import weimann2021
 from ecgray.recipes.recipe import Recipe
+from ecgray.recipes.spaces import SPACES
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for paper in (weimann2021,) for recipe in paper.recipes()}
 
-__all__ = ["RECIPES", "Recipe", "find_recipe"]
+__all__ = ["RECIPES", "SPACES", "Recipe", "find_recipe"]
 
 
 def find_recipe(name: str, stage: str | None = None) -> Recipe:

@@ -33,6 +33,7 @@ def pretrain(
     backend: Literal["local", "ray"] | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     show_progress: bool = True,
+    cluster_share: float = 1.0,
 ) -> Path:
     """Train the network that ``config`` describes and return its run folder ``out``.
 
@@ -41,6 +42,7 @@ def pretrain(
     ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``device``: what each
     worker of Ray Train computes on, by default a GPU where the cluster has any now; "cuda" lets an autoscaler start
     machines that have one. ``resume``: go on from the newest checkpoint of ``out`` (a new run where there is none).
+    ``cluster_share``: how much of each node's CPUs the workers may reserve, for runs side by side.
 
     Raises EcgrayError for what cannot be trained (before anything is written), RunStopped after SIGINT or SIGTERM.
     """
@@ -59,7 +61,8 @@ def pretrain(
         if most:
             from ecgray.training.ray_train import OnCluster, train_on_ray
 
-            train_on_ray(config, run, OnCluster((fewest, most), backend, device), show_progress=show_progress)
+            where = OnCluster((fewest, most), backend, device, cluster_share)
+            train_on_ray(config, run, where, show_progress=show_progress)
             return run.path
         torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
         stop = StopRequest()

@@ -56,15 +56,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OnCluster:
-    """Where and on how much of it a run is trained: (fewest, most) workers, what delivers the frames, and what each
-    worker computes on (None: a GPU where there are any now)."""
+    """Where and on how much of it a run is trained: (fewest, most) workers, what delivers the frames, what each worker
+    computes on (None: a GPU where there are any now), and the share of each node's CPUs that they may reserve."""
 
     workers: tuple[int, int]
     backend: Literal["local", "ray"]
     device: Literal["cpu", "cuda"] | None = None
+    share: float = 1.0
 
     def room(self, groups: set[str] | None = None) -> Room | None:
-        return room_for(free_nodes(groups), self.workers, self.backend, self.device)
+        return room_for(free_nodes(groups, self.share), self.workers, self.backend, self.device)
 
 
 def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, show_progress: bool = False) -> None:
@@ -80,7 +81,7 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
     def tell_workers() -> None:
         run.stop.write_text(str(stop.signal_name), encoding="utf-8")
 
-    with _connected(), stop_on_signals(stop, then=tell_workers):
+    with connected(), stop_on_signals(stop, then=tell_workers):
         bar = progress_bar(0, config.training.steps) if show_progress else None
         try:
             _starts(config, run, where, stop, bar)
@@ -232,7 +233,7 @@ def _size(file: Path) -> int:
 
 
 @contextlib.contextmanager
-def _connected() -> Iterator[None]:
+def connected() -> Iterator[None]:
     """A connection to a cluster: the one there is, else one made (and ended) here."""
     import ray
 

@@ -69,14 +69,16 @@ def _share(nodes: Sequence[Node], workers: int, gpu: bool) -> float:
     return max((cpus for cpus in shares if cpus > 0 and places(cpus) >= workers), default=0.0)
 
 
-def free_nodes(groups: Collection[str] | None = None) -> list[Node]:
+def free_nodes(groups: Collection[str] | None = None, share: float = 1.0) -> list[Node]:
     """What placement groups (training workers, trials) leave of each node of the cluster, those that are being drained
-    left out; of ``groups`` alone where they are given, so that a run sees what it might have without its own."""
+    left out; of ``groups`` alone where they are given, so that a run sees what it might have without its own.
+    ``share``: the part of a node's CPUs that may be had at most."""
     import ray
     from ray._private.state import state
 
     draining = state.get_draining_nodes()
-    free = {n["NodeID"]: dict(n["Resources"]) for n in ray.nodes() if n["Alive"] and n["NodeID"] not in draining}
+    nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in draining}
+    free = {node: dict(resources) for node, resources in nodes.items()}
     for name, group in placement_groups().items():
         if group["state"] != "CREATED" or (groups is not None and name not in groups):
             continue
@@ -84,6 +86,8 @@ def free_nodes(groups: Collection[str] | None = None) -> list[Node]:
             for resource, amount in group["bundles"][bundle].items():
                 if node in free and resource in free[node]:
                     free[node][resource] -= amount
+    for node, left in free.items():
+        left["CPU"] = min(left.get("CPU", 0.0), share * nodes[node].get("CPU", 0.0))
     return list(free.values())
 
 

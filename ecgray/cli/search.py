@@ -1,0 +1,53 @@
+"""The verb that searches."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ecgray.cli.words import Flat, choose, parse
+
+
+def sweep(words: list[str]) -> None:
+    from ecgray.recipes import SPACES
+    from ecgray.search.config import SweepConfig
+    from ecgray.search.sweep import Resources
+    from ecgray.search.sweep import sweep as run
+
+    @dataclass(frozen=True, kw_only=True)
+    class Sweep:
+        """Search a space for the settings whose network finetunes best, then test the winner and its baselines once."""
+
+        config: Annotated[SweepConfig, Flat]
+        data: tuple[str, ...] = ()
+        """Shard sets to pretrain on (--pretrain.data.shards for short)."""
+        downstream: str | None = None
+        """Labelled shard set (--finetune.data.shards for short)."""
+        trials: int | None = None
+        """How many trials (--search.trials for short)."""
+        final_seeds: int | None = None
+        """Seeds of the winner and the baselines (--search.final-seeds for short); 0 leaves the test closed."""
+        resources: Annotated[Resources, Flat]
+        out: Path
+        """Folder of the sweep."""
+        storage: str = "sqlite"
+        """Where the study lies: sqlite or journal (a file in the folder), or a database URL (postgresql://...)."""
+        resume: bool = False
+        """Go on with an existing sweep."""
+
+    space, rest = choose("sweep", "space", words, SPACES)
+    pretrain, finetune = space.make()
+    start = SweepConfig(space=space.name, pretrain=pretrain, finetune=finetune)
+    c = parse(Sweep, f"sweep {words[0]}", rest, Sweep(config=start, resources=Resources(), out=tyro.MISSING))
+    config = c.config
+    if c.data:
+        config = replace(config, pretrain=replace(config.pretrain, data=replace(config.pretrain.data, shards=c.data)))
+    if c.downstream is not None:
+        data = replace(config.finetune.data, shards=c.downstream)
+        config = replace(config, finetune=replace(config.finetune, data=data))
+    if c.trials is not None:
+        config = replace(config, search=replace(config.search, trials=c.trials))
+    if c.final_seeds is not None:
+        config = replace(config, search=replace(config.search, final_seeds=c.final_seeds))
+    print(run(space, config, c.out, resources=c.resources, storage=c.storage, resume=c.resume))

@@ -1,0 +1,1 @@
+"""Search: spaces of settings, and the sweep that looks for the best of them."""

@@ -1,0 +1,125 @@
+"""The config of a sweep: the configs that its trials vary, and how it looks for the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from ecgray.config import with_values
+from ecgray.errors import EcgrayError
+from ecgray.finetuning.config import FinetuneConfig
+from ecgray.training.config import PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How many trials, how they are proposed, when one is stopped, and what one is worth.
+
+    trials: in all; seed: of the sampler (TPE), which draws the first ``startup_trials`` at random; objective: "score",
+    the mean macro F1 on validation over ``seeds`` finetuning seeds, or "score_and_cost", that and the trial's
+    device-seconds. early_stopping: asynchronous successive halving over pretraining steps: after
+    steps / reduction**rungs, ..., steps / reduction of them, a trial whose probe is not among the best
+    1 / ``reduction`` seen at that rung is stopped. seeds, epochs, train_fraction: finetuning of a trial (None: as
+    ``finetune`` says). final_seeds: of the winner and the baselines, whose test records are opened;
+    0 leaves them closed.
+    """
+
+    trials: int = 40
+    seed: int = 0
+    startup_trials: int = 10
+    objective: Literal["score", "score_and_cost"] = "score"
+    early_stopping: bool = True
+    reduction: int = 3
+    rungs: int = 2
+    seeds: int = 3
+    epochs: int | None = None
+    train_fraction: float | None = None
+    final_seeds: int = 10
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = {"seed": 0, "final_seeds": 0, "reduction": 2}.get(item.name, 1)
+            if type(value) is int and value < least:
+                raise EcgrayError(f"search.{item.name} must be at least {least}, got {value}; give another number.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """A short finetuning that says how far a pretraining has come, the same for every task: one seed with its split and
+    head, always this many epochs over this share of the records, judged by macro F1 on validation."""
+
+    seed: int = 0
+    epochs: int = 5
+    train_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.seed < 0 or not 0 < self.train_fraction < 1:
+            raise EcgrayError(
+                "A probe must have a seed from 0 on, an epoch or more and a train_fraction between 0 and 1, got "
+                f"{self.seed}, {self.epochs} and {self.train_fraction}; 0, 5 and 0.25 are the defaults."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Everything that decides what a sweep computes. Trials take ``pretrain`` and ``finetune`` and set the values that
+    the space asks for; the network that is finetuned is the one that was pretrained."""
+
+    space: str
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    search: SearchConfig = field(default_factory=SearchConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    @property
+    def steps(self) -> int:
+        """Pretraining steps of a trial that is not stopped."""
+        steps = self.pretrain.training.steps
+        assert steps is not None, "a sweep resolves the number of steps before it starts"
+        return steps
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Steps after which a trial is probed and may be stopped, fewest first; none without early stopping."""
+        search = self.search
+        if not search.early_stopping:
+            return ()
+        first = self.steps // search.reduction**search.rungs
+        if first < 1:
+            raise EcgrayError(
+                f"The first rung must come after a step or more, got {self.steps} steps and {search.rungs} rungs of "
+                f"reduction {search.reduction}; raise pretrain.training.steps or lower search.rungs."
+            )
+        return tuple(first * search.reduction**rung for rung in range(search.rungs))
+
+    def of_trial(self, params: Mapping[str, Any]) -> SweepConfig:
+        """This config with a trial's values, and one network for both stages."""
+        config = with_values(self, params)
+        return replace(config, finetune=replace(config.finetune, model=config.pretrain.model))
+
+    def probing(self, pretrain: PretrainConfig, pretrained: str) -> FinetuneConfig:
+        """The probe of a checkpoint of ``pretrain``. It depends on nothing that the space searches in ``finetune``."""
+        probe = self.probe
+        protocol = replace(
+            self.finetune.protocol, seeds=1, first_seed=probe.seed, epochs=probe.epochs, patience=probe.epochs
+        )
+        data = replace(self.finetune.data, train_fraction=probe.train_fraction)
+        return replace(self.finetune, model=pretrain.model, pretrained=pretrained, protocol=protocol, data=data)
+
+    def finetuning(self, pretrained: str) -> FinetuneConfig:
+        """The finetuning of a trial."""
+        search, protocol, data = self.search, self.finetune.protocol, self.finetune.data
+        return replace(
+            self.finetune,
+            pretrained=pretrained,
+            protocol=replace(protocol, seeds=search.seeds, epochs=search.epochs or protocol.epochs),
+            data=replace(data, train_fraction=search.train_fraction or data.train_fraction),
+        )
+
+    def final(self, pretrained: str | None) -> FinetuneConfig:
+        """The finetuning of the winner or of a baseline; frozen random weights are no baseline."""
+        protocol = replace(self.finetune.protocol, seeds=self.search.final_seeds)
+        frozen = self.finetune.freeze_blocks if pretrained is not None else 0
+        return replace(self.finetune, pretrained=pretrained, protocol=protocol, freeze_blocks=frozen)

@@ -1,0 +1,243 @@
+"""The sweep: Optuna proposes, Ray Tune runs, the study remembers; at the end the test is opened once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ecgray.errors import EcgrayError
+from ecgray.finetuning.labelled import open_labelled
+from ecgray.sampling.plan import make_plan
+from ecgray.search.config import SweepConfig
+from ecgray.search.final import run_final
+from ecgray.search.folder import SweepFolder, open_sweep
+from ecgray.search.shared import Devices
+from ecgray.search.space import Space
+from ecgray.search.trial import ERROR, TrialSetting, run_trial
+from ecgray.shards.archive import open_archive
+from ecgray.shards.manifest import write_atomically
+from ecgray.training.ray_train import connected
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from ecgray.search.study import StudySearch
+
+LEAST_CPUS = 0.01
+"""What the actor of a trial reserves whose workers do the work; Tune takes no 0."""
+RETRIES = 1
+"""How often a trial whose process died is started again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a trial gets.
+
+    workers: of Ray Train, 1 trains in the trial's own actor; gpus: of each worker, a fraction lets several trials share
+    one (None: a whole one where the cluster has any); concurrent: most trials at a time (None: as many as the cluster
+    holds, one CPU for each worker without a GPU).
+    """
+
+    workers: int = 1
+    gpus: float | None = None
+    concurrent: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or (self.concurrent or 1) < 1 or (self.gpus is not None and self.gpus < 0):
+            raise EcgrayError(
+                "A trial must have a worker or more, no negative share of a GPU, and at least one must run at a time, "
+                f"got {self.workers}, {self.gpus} and {self.concurrent}; leave them out for what the cluster holds."
+            )
+
+    def of(self, cluster: Mapping[str, float]) -> tuple[int, dict[str, float], Devices]:
+        """(trials at a time, what the actor of each reserves, what it computes on) in a cluster.
+
+        Raises EcgrayError when not even one trial fits.
+        """
+        cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
+        each = (1.0 if gpus else 0.0) if self.gpus is None else self.gpus
+        fits = int(gpus / each + 1e-9) if each else int(cpus)
+        trials = min(fits // self.workers, self.concurrent or fits)
+        if trials < 1:
+            raise EcgrayError(
+                f"A trial needs {self.workers} workers with {each:g} GPUs or a CPU each, got a cluster with {cpus:g} "
+                f"CPUs and {gpus:g} GPUs; take fewer workers or a smaller share."
+            )
+        share = cpus / trials
+        if self.workers > 1:
+            inside = Devices(
+                workers=self.workers,
+                threads=max(1, int(share)),
+                devices=self.workers,
+                cluster_share=(cpus - trials * LEAST_CPUS) / cpus / trials,
+            )
+            return trials, {"CPU": LEAST_CPUS}, inside
+        reserved = {"CPU": float(int(share)) if share >= 1 else round(share - 0.005, 2)}
+        if each:
+            reserved["GPU"] = each
+        return trials, reserved, Devices(threads=max(1, int(share)), devices=each or 1.0)
+
+
+def sweep(
+    space: Space,
+    config: SweepConfig,
+    out: Path | str,
+    *,
+    resources: Resources | None = None,
+    storage: str = "sqlite",
+    resume: bool = False,
+) -> Path:
+    """Run the trials of ``config.search`` over ``space`` into the folder ``out`` (see ``ecgray.search.folder``) and
+    return it. ``storage``: see ``ecgray.search.study.open_storage``; it is given again with ``resume``, which
+    repeats no finished trial and lets those go on that were running.
+
+    Raises EcgrayError for data, settings and clusters that cannot do it, before anything is written, and when no trial
+    came to its end.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise EcgrayError("A sweep needs Optuna, which is not installed; pip install 'ecgray[search]'.") from None
+    config, hashes = _resolved(config)
+    _ = config.rungs
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard events and results are ours
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial reports probes, then a score
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    with open_sweep(Path(out), config, hashes, resume=resume) as (folder, study_name):
+        from ecgray.search.study import StudySearch, open_storage
+
+        opened = open_storage(storage, folder.path)
+        with connected():
+            import ray
+
+            concurrent, reserved, devices = (resources or Resources()).of(ray.cluster_resources())
+            setting = TrialSetting(sweep=folder, config=config, hashes=hashes, devices=devices)
+            with tqdm(total=config.search.trials, unit="trial", disable=None) as bar:
+                searcher = StudySearch(
+                    space, config.search, opened, study_name, folder, lambda trial: _show(bar, trial)
+                )
+                bar.update(config.search.trials - searcher.left)
+                if searcher.left:
+                    _run(searcher, setting, concurrent, reserved)
+            if searcher.left:
+                raise EcgrayError(
+                    f"The sweep was stopped with {searcher.left} of {config.search.trials} trials to go; "
+                    "go on with --resume."
+                )
+            if config.search.final_seeds:
+                run_final(space, setting, searcher.study, workers=max(concurrent, devices.workers))
+        return folder.path
+
+
+def _resolved(config: SweepConfig) -> tuple[SweepConfig, list[str]]:
+    """With absolute paths and the number of steps; and the hashes of the pretraining data's manifests."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().resolve()) if path not in ("", "none") else path
+
+    pretrain, finetune = config.pretrain, config.finetune
+    shards = tuple(map(absolute, pretrain.data.shards))
+    archive = open_archive(shards, verify=pretrain.data.verify)
+    plan = make_plan(archive, pretrain.sampling, pretrain.task, pretrain.training.batch_size)
+    training = replace(pretrain.training, steps=pretrain.training.steps or plan.steps_per_budget)
+    pretrain = replace(pretrain, data=replace(pretrain.data, shards=shards), training=training)
+    labelled = absolute(finetune.data.shards)
+    open_labelled(labelled)
+    test = finetune.data.test_shards
+    data = replace(finetune.data, shards=labelled, test_shards=None if test is None else absolute(test))
+    finetune = replace(finetune, data=data)
+    return replace(config, pretrain=pretrain, finetune=finetune), [manifest.hash for manifest in archive.manifests]
+
+
+def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved: dict[str, float]) -> None:
+    from ray import tune
+
+    state = setting.sweep.path / "tune" / uuid.uuid4().hex[:12]
+    state.mkdir(parents=True)
+    trainable = tune.with_resources(tune.with_parameters(run_trial, setting=setting), reserved)
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_halving(searcher, setting.config),
+            num_samples=searcher.left,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(state),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[_keep_errors(searcher, setting.sweep)],
+            verbose=0,
+        ),
+    )
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses the loggers' files
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(setting.sweep.path / "tune", ignore_errors=True)
+        searcher.dump()
+
+
+def _halving(searcher: StudySearch, config: SweepConfig) -> Any:
+    """Asynchronous successive halving that knows what earlier processes of this sweep have seen at every rung."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    from ecgray.search.study import FINISHED, probes_of
+
+    if not config.rungs:
+        return FIFOScheduler()
+    scheduler = ASHAScheduler(
+        time_attr="steps",
+        metric="probe",
+        mode="max",
+        grace_period=config.rungs[0],
+        max_t=config.rungs[0] * config.search.reduction**config.search.rungs,
+        reduction_factor=config.search.reduction,
+        stop_last_trials=False,
+    )
+    nobody: Any = None
+    for trial in searcher.study.get_trials(states=FINISHED):
+        before: Any = SimpleNamespace(trial_id=f"before-{trial.number}")
+        scheduler.on_trial_add(nobody, before)
+        for steps, probe in sorted(probes_of(trial).items()):
+            scheduler.on_trial_result(nobody, before, {"steps": steps, "probe": probe})
+    return scheduler
+
+
+def _keep_errors(searcher: StudySearch, sweep: SweepFolder) -> Any:
+    """A callback that writes down why a trial's process died: the trial itself could not."""
+    from ray.tune import Callback
+
+    class KeepErrors(Callback):
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            error = trial.get_error()
+            text = f"The process of the trial died, and once more after a new start: {error}"
+            write_atomically(sweep.trial(trial.config["number"]) / ERROR, text.encode())
+
+    return KeepErrors()
+
+
+def _show(bar: Any, trial: FrozenTrial) -> None:
+    from ecgray.search.study import probes_of
+
+    said = trial.user_attrs.get("error", f"after {max(probes_of(trial), default=0)} steps")
+    if trial.state.name == "COMPLETE":
+        said = f"macro F1 {trial.values[0]:.3f}"
+    params = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in trial.params.items())
+    bar.write(f"trial {trial.number}: {trial.state.name.lower()}, {said} ({params})", file=sys.stderr)
+    bar.update()
