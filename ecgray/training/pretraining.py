@@ -14,6 +14,7 @@ from ecgray.errors import EcgrayError, unknown
 from ecgray.sampling.plan import make_plan
 from ecgray.sampling.stream import BACKENDS
 from ecgray.shards.archive import Archive, open_archive
+from ecgray.shards.storage import resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.loop import Training, network_of
@@ -32,8 +33,8 @@ def pretrain(
     resume: bool = False,
     backend: Literal["local", "ray"] | None = None,
     show_progress: bool = True,
-) -> Path:
-    """Train the network that ``config`` describes and return its run folder ``out``.
+) -> Path | str:
+    """Train the network that ``config`` describes and return its run folder ``out``, a path or a URL.
 
     ``workers`` 0 trains in this process and imports no Ray, else as many workers of Ray Train do, sharing the global
     batch. ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``resume``: go on
@@ -44,24 +45,24 @@ def pretrain(
     backend = backend or ("ray" if workers else "local")
     if backend not in BACKENDS:
         raise unknown("stream backend", backend, BACKENDS)
-    shards = tuple(str(Path(path).expanduser().resolve()) for path in config.data.shards)
+    shards = tuple(resolve(path) for path in config.data.shards)
     config = replace(config, data=replace(config.data, shards=shards))
     archive = open_archive(shards, verify=config.data.verify)
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
     _check_shares(config, archive, workers)
     hashes = [manifest.hash for manifest in archive.manifests]
-    with open_run(Path(out), config, hashes, resume=resume, workers=workers) as run:
+    with open_run(out, config, hashes, resume=resume, workers=workers) as run:
         if workers:
             from ecgray.training.ray_train import train_on_ray
 
             train_on_ray(config, run, workers, backend, show_progress=show_progress)
-            return run.path
+            return run.place
         torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
         stop = StopRequest()
         with stop_on_signals(stop):
             alone = Distributed(device=best_device())
             Training(config, run, archive, plan, alone, backend=backend, stop=stop, show_progress=show_progress).go()
-        return run.path
+        return run.place
 
 
 def _check_shares(config: PretrainConfig, archive: Archive, workers: int) -> None:

@@ -1,12 +1,14 @@
 """The same loop on many workers: Ray Train starts them, joins them into a process group and restarts them.
 
-Checkpoints are ours, in the run folder, which all workers must see. Ray Train keeps nothing that is needed: its own
-folder is made anew for every start, so that it can never resume by accident, and removed at the end.
+Checkpoints are ours, in the run folder, which all workers must see, or at the run's URL. Ray Train keeps nothing that
+is needed: its own folder is made anew for every start, so that it can never resume by accident, and removed at the end.
+What driver and workers tell each other goes through the cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -22,10 +24,12 @@ from ecgray.config import from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import make_plan
 from ecgray.shards.archive import open_archive
+from ecgray.shards.storage import filesystem_of, is_remote, join, remove
+from ecgray.shards.working import working_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.loop import Training
-from ecgray.training.model_folder import read_json, write_json
+from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.run import RunFolder, locked
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest, stop_on_signals
 from ecgray.training.watching import progress_bar, show_metrics
@@ -61,16 +65,15 @@ def train_on_ray(
 
     with _connected():
         resources = _worker_resources(ray.cluster_resources(), workers, backend)
-        storage = run.path / "ray" / uuid.uuid4().hex[:12]
-        storage.mkdir(parents=True)
-        verdict = storage / "ended.json"
+        start = uuid.uuid4().hex[:12]
+        messages = Messages(start)
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
                 "config": to_dict(config),
-                "run": str(run.path),
+                "run": str(run.place),
                 "backend": backend,
-                "verdict": str(verdict),
+                "start": start,
             },
             torch_config=TorchConfig(backend="nccl" if "GPU" in resources else "gloo"),
             scaling_config=ScalingConfig(
@@ -78,24 +81,40 @@ def train_on_ray(
             ),
             run_config=RunConfig(
                 name="train",
-                storage_path=str(storage),
+                **_storage(run, start),
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
             ),
         )
         try:
-            failure = _fit(trainer, run, config, show_progress)
-            ended = read_json(verdict) if verdict.is_file() else None
+            failure = _fit(trainer, run, config, messages, show_progress)
+            said = messages.get(ENDED)
         finally:
-            run.stop.unlink(missing_ok=True)
+            messages.forget()
             shutil.rmtree(run.path / "ray", ignore_errors=True)
-    if ended is not None:
+    if run.url is not None and said is None and failure is None:
+        remove(join(run.url, "ray"))
+    if said is not None:
+        ended = json.loads(said)
         raise (RunStopped if ended["stopped"] else EcgrayError)(ended["message"])
     if failure is not None:
         raise failure
 
 
-def _fit(trainer: Any, run: RunFolder, config: PretrainConfig, show_progress: bool) -> Exception | None:
+def _storage(run: RunFolder, start: str) -> dict[str, Any]:
+    """Where Ray Train keeps its notes on one start, as its RunConfig wants it."""
+    if run.url is None:
+        (run.path / "ray" / start).mkdir(parents=True)
+        return {"storage_path": str(run.path / "ray" / start)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = filesystem_of(join(run.url, "ray", start))
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
+
+
+def _fit(
+    trainer: Any, run: RunFolder, config: PretrainConfig, messages: Messages, show_progress: bool
+) -> Exception | None:
     """Run the trainer beside this thread, which takes signals and shows what metrics.jsonl says."""
     failures: list[Exception] = []
 
@@ -108,7 +127,7 @@ def _fit(trainer: Any, run: RunFolder, config: PretrainConfig, show_progress: bo
     stop = StopRequest()
 
     def tell_workers() -> None:
-        run.stop.write_text(str(stop.signal_name), encoding="utf-8")
+        messages.put(STOP, str(stop.signal_name))
 
     thread = threading.Thread(target=fit, name="ecgray-fit", daemon=True)
     with stop_on_signals(stop, then=tell_workers):
@@ -139,11 +158,13 @@ def _worker(settings: dict[str, Any]) -> None:
     for name, level in ((None, logging.WARNING), ("ray.data", logging.WARNING), ("ecgray", logging.INFO)):
         logging.getLogger(name).setLevel(level)
     context = ray.train.get_context()
-    rank, size, verdict = context.get_world_rank(), context.get_world_size(), Path(settings["verdict"])
-    if verdict.is_file():  # a worker of this start has met what a restart does not mend
+    rank, size, messages = context.get_world_rank(), context.get_world_size(), Messages(settings["start"])
+    if messages.get(ENDED) is not None:  # a worker of this start has met what a restart does not mend
         return
     config = from_dict(PretrainConfig, settings["config"])
-    run = RunFolder(Path(settings["run"]))
+    place = settings["run"]
+    run = RunFolder(working_folder(place), place) if is_remote(place) else RunFolder(Path(place))
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
     # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.
     torch.set_num_threads(config.training.threads or max(1, cores // context.get_local_world_size()))
@@ -160,12 +181,14 @@ def _worker(settings: dict[str, Any]) -> None:
                 plan,
                 Distributed(rank, size, device),
                 backend=settings["backend"],
-                stop=StopRequest(run.stop if rank == 0 else None),
+                stop=StopRequest((lambda: messages.get(STOP)) if rank == 0 else None),
                 report=ray.train.report,
             ).go()
+        if run.url is not None and not run.config.exists():  # the driver, elsewhere, cannot clear up here
+            shutil.rmtree(run.path, ignore_errors=True)
     except EcgrayError as error:
         if rank == 0 or not isinstance(error, RunEnded):
-            write_json(verdict, {"message": str(error), "stopped": isinstance(error, RunStopped)})
+            messages.put(ENDED, json.dumps({"message": str(error), "stopped": isinstance(error, RunStopped)}))
         if not isinstance(error, RunEnded):
             raise  # the other workers are waiting for this one
 

@@ -6,6 +6,9 @@ metrics.jsonl       a line per log step and per validation
 checkpoints/        step-000123/ ...
 best                link to the checkpoint with the highest validation accuracy
 events/             the same metrics for TensorBoard
+
+A run at a URL has its working copy on this machine, and is published from there: metrics and events with every
+checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from ecgray import __version__
 from ecgray.config import config_hash, flatten, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder, write_atomically
+from ecgray.shards.storage import is_remote, join, remove, resolve, write_bytes
+from ecgray.shards.working import push, working_copy
 from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
@@ -40,9 +45,15 @@ LIBRARIES = ("torch", "ray", "numpy", "pandas", "pyarrow", "safetensors", "scipy
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run, and its metrics file. Picklable, so that workers get it."""
+    """Paths of a run, its metrics file, and the URL where it is published, if it is. Picklable."""
 
     path: Path
+    url: str | None = None
+
+    @property
+    def place(self) -> Path | str:
+        """Where people look for the run."""
+        return self.url or self.path
 
     @property
     def config(self) -> Path:
@@ -63,11 +74,6 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / "best"
-
-    @property
-    def stop(self) -> Path:
-        """While this file exists, workers save a checkpoint and leave."""
-        return self.path / "stop"
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl. Raises EcgrayError when the disk refuses."""
@@ -100,8 +106,20 @@ class RunFolder:
         kept = [line for line in self.read_metrics() if 0 < step >= line["step"]]
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
+    def publish(self, *files: Path) -> None:
+        """Copy files of the run to its URL; nothing for a run that has none."""
+        if self.url is not None:
+            push(self.path, self.url, (str(file.relative_to(self.path)) for file in files if file.is_file()))
+
+    def publish_progress(self) -> None:
+        """Metrics and events, as far as they are written."""
+        self.publish(self.metrics, *sorted((self.path / "events").glob("*")))
+
     def point_best(self, step: int | None) -> None:
-        """Let ``best`` lead to the checkpoint of ``step`` (None: to nothing)."""
+        """Let ``best`` lead to the checkpoint of ``step`` (None: to nothing): a link, at a URL its name."""
+        if self.url is not None:
+            there = join(self.url, "best")
+            remove(there) if step is None else write_bytes(there, step_folder(self.checkpoints, step).name.encode())
         if step is None:
             self.best.unlink(missing_ok=True)
             return
@@ -124,20 +142,38 @@ def run_hash(config: PretrainConfig, manifest_hashes: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def open_run(
-    out: Path, config: PretrainConfig, manifest_hashes: Sequence[str], *, resume: bool, workers: int
+    out: Path | str, config: PretrainConfig, manifest_hashes: Sequence[str], *, resume: bool, workers: int
 ) -> Iterator[RunFolder]:
-    """The run folder ``out``, locked while in use, with config and environment written.
+    """The run folder ``out`` (a path or a URL), locked while in use, with config and environment written.
 
     A folder that holds anything is refused without ``resume``; with it, the config must be the one that the run was
     started with, apart from the number of steps. The lock dies with this process.
     """
-    run = RunFolder(out.absolute())
+    with contextlib.ExitStack() as stack:
+        if is_remote(out):
+            url = resolve(out)
+            folder, _ = stack.enter_context(working_copy(url, resume=resume, wanted=lambda name: name in _TO_GO_ON))
+            run = RunFolder(folder, url)
+        else:
+            run = RunFolder(Path(out).absolute())
+        yield stack.enter_context(_open(run, config, manifest_hashes, resume=resume, workers=workers))
+
+
+_OURS = ("lock", ".pull.lock", ".versions.json")
+_TO_GO_ON = ("config.json", "environment.json", "metrics.jsonl")
+"""What a resumed run at a URL needs of what is published, beside a checkpoint."""
+
+
+@contextlib.contextmanager
+def _open(
+    run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str], *, resume: bool, workers: int
+) -> Iterator[RunFolder]:
     exists = run.config.is_file()
     if run.path.exists() and not run.path.is_dir():
         raise EcgrayError(f"The run must be a folder, got the file {run.path}; give another --out.")
     if exists and not resume:
         raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
-    if not exists and run.path.is_dir() and any(entry.name != "lock" for entry in run.path.iterdir()):
+    if not exists and run.path.is_dir() and any(entry.name not in _OURS for entry in run.path.iterdir()):
         raise EcgrayError(
             f"A run must go into a new folder, got {run.path}, which holds other files; give another --out."
         )
@@ -148,15 +184,15 @@ def open_run(
                 raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; add --resume.")
             _refuse_other_config(run, config, manifest_hashes)
         run.checkpoints.mkdir(exist_ok=True)
-        run.stop.unlink(missing_ok=True)
         write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers)))
         write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
-        with resumable(run.path):
+        run.publish(run.environment, run.config)
+        with resumable(run.place):
             yield run
 
 
 @contextlib.contextmanager
-def resumable(run: Path) -> Iterator[None]:
+def resumable(run: Path | str) -> Iterator[None]:
     """Turns what the disk refuses (OSError) into an EcgrayError that says how to go on."""
     try:
         yield
