@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -64,6 +65,8 @@ class S3Server:
         return f"s3://{name}"
 
     def open(self) -> None:
+        if self._gate is not None:
+            return
         self._gate = subprocess.Popen([sys.executable, "-c", GATE, str(self.port), str(self._behind)])
         _wait_for(self.port)
 
@@ -72,6 +75,21 @@ class S3Server:
             self._gate.kill()
             self._gate.wait()
             self._gate = None
+
+    @contextmanager
+    def demanding_credentials(self) -> Iterator[None]:
+        """While inside, the server knows nobody, as it is told by its own interface."""
+        there = f"http://127.0.0.1:{self._behind}/moto-api/reset-auth"
+
+        def allow(requests: bytes) -> None:
+            plain = {"Content-Type": "text/plain"}
+            urllib.request.urlopen(urllib.request.Request(there, data=requests, headers=plain)).close()
+
+        allow(b"0")
+        try:
+            yield
+        finally:
+            allow(b"inf")
 
     def end(self) -> None:
         self.shut()

@@ -26,7 +26,9 @@ from ecgray.shards.storage import download, is_remote, join, list_files, list_ve
 
 _AT_ONCE = 8
 _TRIES = 3
-_VERSIONS = ".versions.json"
+_VERSIONS, _PULLING = ".versions.json", ".pull.lock"
+NOT_OF_A_RUN = ("lock", _VERSIONS, _PULLING)
+"""What may lie in a run folder before there is a run."""
 
 
 def working_folder(url: str) -> Path:
@@ -76,7 +78,7 @@ def pull(url: str, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Copy the wanted files below ``url`` into ``folder``; those that it has in the same version stay. Each file is
     whole or absent, and two processes do not work at one folder at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".pull.lock").open("a") as handle:
+    with (folder / _PULLING).open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         for _ in range(_TRIES):
             with contextlib.suppress(FileNotFoundError):  # removed between the listing and our reading

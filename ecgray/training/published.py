@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from typing import Any
 import torch
 
 from ecgray.errors import EcgrayError
-from ecgray.shards.storage import join, list_files, read_bytes, remove, upload
-from ecgray.shards.working import pull
+from ecgray.shards.storage import join, list_files, read_bytes, remove, resolve, upload
+from ecgray.shards.working import fetched, pull
 from ecgray.training.checkpoint import (
     COMPLETE,
     complete_checkpoint,
@@ -116,6 +117,40 @@ def fetch_checkpoint(url: str, step: int, folder: Path) -> Path:
         shutil.rmtree(target)
         raise EcgrayError(f"A checkpoint must be whole, got {there}, where {fault}; remove it and --resume.")
     return target
+
+
+def fetched_run(place: str | Path) -> Path:
+    """This machine's copy of the run (or checkpoint, or seed) at a URL, as far as reading it takes.
+
+    Of a pretraining run that is its best checkpoint, else the newest; of a finetuning run all but the states of seeds
+    in training. Raises EcgrayError where nothing is.
+    """
+    url = resolve(place)
+    inside = re.fullmatch(r"(.+)/(checkpoints|seeds)/([^/]+)", url)
+    run, part = (inside[1], f"{inside[2]}/{inside[3]}/") if inside else (url, "")
+    files = list_files(url)
+    if not files:
+        raise EcgrayError(f"A run must be a folder, got {url}, where nothing is; give the --out of a run.")
+    if part:
+        names = {part + name for name in files} | {"config.json"}
+        return fetched(run, lambda name: name in names) / part
+    if not any(name.startswith(f"{FOLDER}/") for name in files):
+        return fetched(url, lambda name: not name.startswith("lock/") and not name.endswith("/training.safetensors"))
+    chosen = ""
+    with contextlib.suppress(FileNotFoundError):
+        chosen = read_bytes(join(url, "best")).decode(errors="replace")
+    if f"{FOLDER}/{chosen}/{COMPLETE}" not in files:
+        step = newest_published(url)
+        if step is None:
+            raise EcgrayError(f"A run must hold a finished checkpoint, got none in {url}; train it first (--resume).")
+        chosen = _name(step)
+    beside = ("config.json", "environment.json", "metrics.jsonl")
+    copy = fetched(url, lambda name: name in beside or name.startswith(f"{FOLDER}/{chosen}/"))
+    link = copy / f".best.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(FOLDER, chosen))
+    link.rename(copy / "best")
+    return copy
 
 
 def prune_published(url: str, keep: int, best_step: int | None) -> None:

@@ -33,7 +33,7 @@ from ecgray.config import config_hash, flatten, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder, write_atomically
 from ecgray.shards.storage import is_remote, join, remove, resolve, write_bytes
-from ecgray.shards.working import push, working_copy
+from ecgray.shards.working import NOT_OF_A_RUN, push, working_copy
 from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
@@ -159,7 +159,6 @@ def open_run(
         yield stack.enter_context(_open(run, config, manifest_hashes, resume=resume, workers=workers))
 
 
-_OURS = ("lock", ".pull.lock", ".versions.json")
 _TO_GO_ON = ("config.json", "environment.json", "metrics.jsonl")
 """What a resumed run at a URL needs of what is published, beside a checkpoint."""
 
@@ -173,7 +172,7 @@ def _open(
         raise EcgrayError(f"The run must be a folder, got the file {run.path}; give another --out.")
     if exists and not resume:
         raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
-    if not exists and run.path.is_dir() and any(entry.name not in _OURS for entry in run.path.iterdir()):
+    if not exists and run.path.is_dir() and any(entry.name not in NOT_OF_A_RUN for entry in run.path.iterdir()):
         raise EcgrayError(
             f"A run must go into a new folder, got {run.path}, which holds other files; give another --out."
         )
