@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -29,8 +32,11 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def random_records() -> ModuleType:
     """tests/shards/random_records.py; tests are no package, so that it is loaded by its path."""
-    file = Path(__file__).parent / "shards" / "random_records.py"
-    spec = importlib.util.spec_from_file_location("random_records", file)
+    return _loaded(Path(__file__).parent / "shards" / "random_records.py")
+
+
+def _loaded(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -45,3 +51,29 @@ def small_archive(tmp_path_factory: pytest.TempPathFactory, random_records: Modu
     path = tmp_path_factory.mktemp("shards") / "small"
     write_shard_set(random_records.random_records(), path, shard_mb=0.3)
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """A real S3 server on loopback and the environment that leads to it (tests/s3_server.py)."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    module = _loaded(Path(__file__).parent / "s3_server.py")
+    with module.running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The server, open, and a node cache of the test's own."""
+    monkeypatch.setenv("ECGRAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ECGRAY_STORAGE_PATIENCE_S", "60")
+    yield s3_server
+    s3_server.open()
+
+
+@pytest.fixture
+def bucket(s3: Any) -> str:
+    """The URL of a bucket of the test's own."""
+    url: str = s3.bucket(f"test-{uuid.uuid4().hex[:12]}")
+    return url

@@ -55,8 +55,8 @@ def ingest(words: list[str]) -> None:
         root: tyro.conf.Positional[Path]
         """Folder of the database."""
         database: Annotated[Database, Flat]
-        out: Path
-        """Folder of the shard set; a killed ingest goes on when the command is given again."""
+        out: str
+        """Folder of the shard set, or a URL (s3://, gs://); a killed ingest goes on when the command is given again."""
         fs: float | None = None
         """Resample to this rate in Hz."""
         detect_beats: bool = False

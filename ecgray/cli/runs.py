@@ -1,7 +1,6 @@
 """Verbs that make runs and reports."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -31,8 +30,8 @@ def pretrain(words: list[str]) -> None:
         """Another network than the recipe's; its fields follow as --model.*"""
         objective: Annotated[str | None, one_of(OBJECTIVES)] = None
         """Another loss than the recipe's; its fields follow as --objective.*"""
-        out: Path
-        """Run folder."""
+        out: str
+        """Run folder, or a URL (s3://, gs://)."""
         workers: str = "0"
         """Training workers on Ray (0: in this process, without Ray; 1:4: as many as the cluster holds, as it does)."""
         device: Literal["cpu", "cuda"] | None = None
@@ -82,8 +81,8 @@ def finetune(words: list[str]) -> None:
         """Another network than the recipe's; its fields follow as --model.*"""
         objective: Annotated[str | None, one_of(OBJECTIVES)] = None
         """Another loss than the recipe's; its fields follow as --objective.*"""
-        out: Path
-        """Run folder."""
+        out: str
+        """Run folder, or a URL (s3://, gs://)."""
         workers: int = 0
         """Seeds side by side on Ray (0: one after another in this process, without Ray)."""
         resume: bool = False
@@ -110,10 +109,10 @@ def finetune(words: list[str]) -> None:
 class Evaluate:
     """Score every seed of a finetuning run on labelled records that it has not seen."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[str]
     data: str
     """Labelled shard set."""
-    out: Path
+    out: str
 
 
 def evaluate(words: list[str]) -> None:
@@ -127,8 +126,8 @@ def evaluate(words: list[str]) -> None:
 class Report:
     """Write the paper's table with our numbers beside it, from stored runs."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    out: Path
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    out: str
 
 
 def report(words: list[str]) -> None:

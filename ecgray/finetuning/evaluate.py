@@ -15,12 +15,15 @@ from ecgray.finetuning.prepare import Preprocessing, prepare
 from ecgray.finetuning.pretrained import refuse_pretraining_records
 from ecgray.finetuning.seed_run import is_complete, predict, prediction_table
 from ecgray.finetuning.stored import read_environment, read_splits
+from ecgray.shards.storage import is_remote, list_files, resolve
+from ecgray.shards.working import written
 from ecgray.training.distributed import best_device
 from ecgray.training.model_folder import ModelDescription, read_model
+from ecgray.training.published import fetched_run
 from ecgray.training.run import describe_environment
 
 
-def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
+def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
     """Predict the records of the shard set ``data`` with every finished seed of ``run``; returns ``out``.
 
     The preprocessing is the one stored with each model: its training set's mean and sd, its rate, length and padding.
@@ -29,19 +32,21 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
     Raises EcgrayError, before anything is written, for records that the run has trained, validated or tested on, or
     was pretrained on (by name or signal, with the list), for labels that are no class of it, and for other leads.
     """
-    run, out = Path(run).expanduser().absolute(), Path(out).expanduser().absolute()
+    place = resolve(run) if is_remote(run) else str(Path(run).expanduser().absolute())
+    out = resolve(out) if is_remote(out) else Path(out).expanduser().absolute()
+    run = fetched_run(place) if is_remote(place) else Path(place)
     config = read_config(run)
     seeds = [seed for seed in config.protocol.seed_numbers if is_complete(seed_folder(run, seed))]
     if not seeds:
-        raise EcgrayError(f"A run must have a finished seed to be evaluated, got none in {run}; go on with --resume.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise EcgrayError(f"A run must have a finished seed to be evaluated, got none in {place}; go on with --resume.")
+    if bool(list_files(out)) if isinstance(out, str) else out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise EcgrayError(
             f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
         )
     given = open_labelled(data)
     splits = read_splits(run / "splits.parquet")
     used = splits[splits["split"] != "unused"].drop_duplicates(["database", "record"])
-    refuse_overlap(given.records, used, f"the records that {run} has used")
+    refuse_overlap(given.records, used, f"the records that {place} has used")
     environment = read_environment(run)
     origin, compared = environment.get("pretrained"), None
     if origin is not None:
@@ -62,11 +67,8 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
         table = given.records.assign(seed=seed, split="test")
         parts.append(prediction_table(table, probability, description.classes))
     predictions = pd.concat(parts, ignore_index=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_parquet_atomically(out / "predictions.parquet", predictions)
-    write_json_atomically(out / "scores.json", score_predictions(predictions, description.classes))
     details = {
-        "run": str(run),
+        "run": place,
         "config_hash": environment.get("config_hash"),
         "data": given.archive.paths[0],
         "manifest_hashes": [manifest.hash for manifest in given.archive.manifests],
@@ -74,7 +76,11 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path:
         "records_left_out": given.left_out,
         "pretraining_records_compared": compared,
     }
-    write_json_atomically(out / "evaluation.json", details | describe_environment())
+    with written(out, "evaluation.json") as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_parquet_atomically(folder / "predictions.parquet", predictions)
+        write_json_atomically(folder / "scores.json", score_predictions(predictions, description.classes))
+        write_json_atomically(folder / "evaluation.json", details | describe_environment())
     return out
 
 

@@ -27,8 +27,10 @@ from ecgray.config import config_hash, flatten, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.shards.manifest import write_atomically
+from ecgray.shards.storage import is_remote, resolve
+from ecgray.shards.working import NOT_OF_A_RUN, working_copy
 from ecgray.training.model_folder import read_json
-from ecgray.training.run import describe_environment, end_recorded, locked, resumable
+from ecgray.training.run import RunFolder, describe_environment, end_recorded, locked, resumable
 
 MAY_CHANGE = ("protocol.seeds", "data.shards", "data.test_shards", "pretrained")
 """Fields that a resumed run may be given anew: how many seeds, and places whose content is compared instead."""
@@ -53,19 +55,35 @@ def run_hash(config: FinetuneConfig, sources: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def open_folder(
-    out: Path, config: FinetuneConfig, sources: dict[str, Any], details: dict[str, Any], *, resume: bool
-) -> Iterator[Path]:
-    """The run folder ``out``, locked while in use, with config and environment written.
+    out: Path | str, config: FinetuneConfig, sources: dict[str, Any], details: dict[str, Any], *, resume: bool
+) -> Iterator[RunFolder]:
+    """The run folder ``out`` (a path or a URL), locked while in use, with config and environment written.
 
     ``sources`` names the content that the run rests on (manifest_hashes, test, pretrained); with ``details`` it goes
     into environment.json. A folder that holds anything is refused without ``resume``; with it, config and sources must
     be those that the run was started with, apart from the number of seeds.
     """
-    out = out.absolute()
+    with contextlib.ExitStack() as stack:
+        if is_remote(out):
+            url = resolve(out)
+            folder, _ = stack.enter_context(
+                working_copy(url, resume=resume, wanted=lambda n: not n.startswith("lock/"))
+            )
+            run = RunFolder(folder, url)
+        else:
+            run = RunFolder(Path(out).absolute())
+        yield stack.enter_context(_open(run, config, sources, details, resume=resume))
+
+
+@contextlib.contextmanager
+def _open(
+    run: RunFolder, config: FinetuneConfig, sources: dict[str, Any], details: dict[str, Any], *, resume: bool
+) -> Iterator[RunFolder]:
+    out = run.path
     if out.exists() and not out.is_dir():
         raise EcgrayError(f"The run must be a folder, got the file {out}; give another --out.")
     stored = out / "config.json"
-    if not stored.is_file() and out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
+    if not stored.is_file() and out.is_dir() and any(entry.name not in NOT_OF_A_RUN for entry in out.iterdir()):
         raise EcgrayError(f"A run must go into a new folder, got {out}, which holds other files; give another --out.")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "lock"):
@@ -84,8 +102,9 @@ def open_folder(
         }
         write_json_atomically(out / "environment.json", environment | details)
         write_json_atomically(stored, to_dict(config))  # last: with it the folder is a run
-        with end_recorded(out / "environment.json"), resumable(out):
-            yield out
+        run.publish(run.environment, run.config)
+        with end_recorded(run), resumable(run.place):
+            yield run
 
 
 def _refuse_other(

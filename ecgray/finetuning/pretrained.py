@@ -16,6 +16,7 @@ from ecgray.finetuning.labelled import record_names, refuse_overlap
 from ecgray.models.base import Model
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.manifest import file_sha256
+from ecgray.shards.storage import is_remote, join, resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.loaded import model_folder
 from ecgray.training.model_folder import WEIGHTS, ModelDescription, read_description
@@ -26,10 +27,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A pretrained network: the model folder that is used, its description, the SHA-256 of its weights, and the config
-    of its run (None for a model folder outside a run)."""
+    """A pretrained network: the model folder that is used (a path or a URL), its description, the SHA-256 of its
+    weights, and the config of its run (None for a model folder outside a run)."""
 
-    folder: Path
+    folder: str
     description: ModelDescription
     sha256: str
     config: PretrainConfig | None
@@ -37,7 +38,7 @@ class Pretrained:
     def origin(self) -> dict[str, Any]:
         """What a finetuning run keeps of it, since the pretraining run may be moved."""
         return {
-            "folder": str(self.folder),
+            "folder": self.folder,
             "sha256": self.sha256,
             "config_hash": self.description.config_hash,
             "manifest_hashes": list(self.description.manifest_hashes),
@@ -51,14 +52,26 @@ def open_pretrained(run: str | Path) -> Pretrained:
 
     Raises EcgrayError when there is none.
     """
-    folder = model_folder(Path(run).expanduser().absolute()).resolve()
+    folder = model_folder(run).resolve()
     try:
         config = read_config(folder.parents[1])
     except EcgrayError:
         config = None
     return Pretrained(
-        folder=folder, description=read_description(folder), sha256=file_sha256(folder / WEIGHTS), config=config
+        folder=_named(run, folder),
+        description=read_description(folder),
+        sha256=file_sha256(folder / WEIGHTS),
+        config=config,
     )
+
+
+def _named(run: str | Path, folder: Path) -> str:
+    """Where a model folder lies, which for a run at a URL was read from a copy."""
+    if not is_remote(run):
+        return str(folder)
+    url, inside = resolve(run), f"{folder.parent.name}/{folder.name}"
+    known = folder.parent.name in ("checkpoints", "seeds") and not url.endswith(f"/{inside}")
+    return join(url, inside) if known else url
 
 
 def check_fits(pretrained: Pretrained, model: Model, leads: tuple[str, ...]) -> None:

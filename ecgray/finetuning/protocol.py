@@ -24,6 +24,7 @@ from ecgray.finetuning.prepare import Preprocessing, prepare
 from ecgray.finetuning.pretrained import Pretrained, check_fits, open_pretrained, refuse_pretraining_records
 from ecgray.finetuning.seed_run import (
     PREDICTIONS,
+    STATE,
     SeedJob,
     Signals,
     choose_epoch,
@@ -35,15 +36,18 @@ from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_spl
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks
+from ecgray.shards.storage import join, resolve
+from ecgray.shards.working import pull
 from ecgray.training.model_folder import ModelDescription, check_batch
+from ecgray.training.run import RunFolder
 
 Work = Callable[[SeedJob, Signals], None]
 
 
 def finetune(
     config: FinetuneConfig, out: Path | str, *, workers: int = 0, resume: bool = False, with_test: bool = True
-) -> Path:
-    """Run all seeds and return the run folder ``out`` (its content: ``ecgray.finetuning.folder``).
+) -> Path | str:
+    """Run all seeds and return the run folder ``out``, a path or a URL (its content: ``ecgray.finetuning.folder``).
 
     ``workers`` 0: one seed after another in this process, without Ray; else that many at a time on Ray. ``resume``: go
     on with what ``out`` holds, seed by seed and epoch by epoch (a new run where it holds none). ``with_test`` False:
@@ -84,8 +88,9 @@ def finetune(
         "records_left_out": labelled.left_out,
         "pretrained": origin,
     }
-    with open_folder(Path(out), config, sources, details, resume=resume) as run:
-        write_parquet_atomically(run / "splits.parquet", splits[COLUMNS])
+    with open_folder(out, config, sources, details, resume=resume) as run:
+        write_parquet_atomically(run.path / "splits.parquet", splits[COLUMNS])
+        run.publish(run.path / "splits.parquet")
         how = preprocessing_of(config, labelled)
         description = ModelDescription(
             model=config.model,
@@ -105,13 +110,22 @@ def finetune(
             signals = prepare(labelled.archive, pool["index"].to_numpy(), how)
             _run(choose_epoch, training, signals, workers, "training")
             del signals
+            _gather(run)
         opening = [job for job in jobs if not is_complete(job.folder)]
         if opening and with_test:
             rows = splits[(splits["split"] == "test") & (splits["seed"] == config.protocol.first_seed)]
             opened = test_set or labelled
             _run(open_test, opening, prepare(opened.archive, rows["index"].to_numpy(np.int64), how), workers, "test")
-        collect([job.folder for job in jobs], run, classes)
-        return run
+            _gather(run)
+        collect([job.folder for job in jobs], run.path, classes)
+        run.publish(run.path / "predictions.parquet", run.path / "scores.json")
+        return run.place
+
+
+def _gather(run: RunFolder) -> None:
+    """Have here what the seeds published, wherever they ran."""
+    if run.url is not None:
+        pull(run.url, run.path, lambda name: name.startswith("seeds/") and not name.endswith(f"/{STATE}"))
 
 
 def _check_network(config: FinetuneConfig, splits: pd.DataFrame, leads: int, classes: int) -> None:
@@ -151,7 +165,7 @@ def _with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     """So that workers elsewhere on the machine, and a later evaluation, find the same folders."""
 
     def absolute(path: str | None) -> str | None:
-        return path if path in (None, "", "none") else str(Path(path).expanduser().resolve())
+        return path if path is None or path in ("", "none") else resolve(path)
 
     data = replace(
         config.data, shards=absolute(config.data.shards) or "", test_shards=absolute(config.data.test_shards)
@@ -176,7 +190,7 @@ def _open_test_set(config: FinetuneConfig, labelled: LabelledSet) -> LabelledSet
 
 def _jobs(
     config: FinetuneConfig,
-    run: Path,
+    run: RunFolder,
     splits: pd.DataFrame,
     description: ModelDescription,
     pretrained: Pretrained | None,
@@ -194,7 +208,8 @@ def _jobs(
             SeedJob(
                 config=config,
                 description=description,
-                folder=seed_folder(run, seed),
+                folder=seed_folder(run.path, seed),
+                url=None if run.url is None else join(run.url, "seeds", seed_folder(run.path, seed).name),
                 seed=seed,
                 splits=own[own["split"].isin(["val", "test"])],
                 train=rows["train"],

@@ -10,7 +10,7 @@ import json
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,22 @@ from tqdm import tqdm
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.metrics import confusion, macro_f1
 from ecgray.finetuning.config import FinetuneConfig
-from ecgray.finetuning.folder import write_json_atomically, write_lines_atomically, write_parquet_atomically
+from ecgray.finetuning.folder import (
+    seed_folder,
+    write_json_atomically,
+    write_lines_atomically,
+    write_parquet_atomically,
+)
 from ecgray.finetuning.seed_state import History, load_state, save_state
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks, load_encoder
+from ecgray.shards.storage import join, remove
+from ecgray.shards.working import push, renew, working_folder
 from ecgray.training.distributed import best_device
+from ecgray.training.loaded import model_folder
 from ecgray.training.model_folder import (
+    DESCRIPTION,
     WEIGHTS,
     ModelDescription,
     load_tensors,
@@ -45,6 +54,8 @@ Signals = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 STATE, CHOSEN, PREDICTIONS, COMPLETE = "training.safetensors", "chosen.json", "predictions.parquet", "complete"
+PUBLISH_S = 60.0
+"""How often the state of a seed goes to the run's URL: what a lost machine can cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +63,8 @@ class SeedJob:
     """All that one seed needs besides the signals; small, so that it can be sent anywhere.
 
     splits: this seed's rows of splits.parquet; train, val: rows (n,) of the pool's signals with class indices
-    ``train_labels``, ``val_labels``; pretrained: folder of the pretrained network, None for random weights;
-    threads: per worker, None: torch's choice.
+    ``train_labels``, ``val_labels``; pretrained: folder (or URL) of the pretrained network, None for random weights;
+    url: where ``folder`` is published, None if it is not; threads: per worker, None: torch's choice.
     """
 
     config: FinetuneConfig
@@ -65,7 +76,8 @@ class SeedJob:
     train_labels: Indices
     val: Indices
     val_labels: Indices
-    pretrained: Path | None
+    pretrained: Path | str | None
+    url: str | None = None
     threads: int | None = None
 
 
@@ -83,6 +95,7 @@ def choose_epoch(job: SeedJob, signals: Signals) -> None:
 
     Takes up what an earlier start left. Writes model, metrics and the predictions on validation; sees no test record.
     """
+    job = _here(job)
     if is_chosen(job.folder):
         return
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +109,7 @@ def open_test(job: SeedJob, signals: Signals) -> None:
     signals: (test records, leads, samples) in the order of the test rows of ``job.splits``; none: no test.
     Raises AssertionError before the epoch is chosen.
     """
+    job = _here(job)
     if is_complete(job.folder):
         return
     assert is_chosen(job.folder), "test records stay closed until the epoch is chosen"
@@ -110,6 +124,24 @@ def open_test(job: SeedJob, signals: Signals) -> None:
     write_parquet_atomically(job.folder / PREDICTIONS, pd.concat(parts, ignore_index=True))
     (job.folder / STATE).unlink(missing_ok=True)
     write_json_atomically(job.folder / COMPLETE, read_json(job.folder / CHOSEN))
+    _publish(job, PREDICTIONS, COMPLETE)
+    if job.url is not None:
+        remove(join(job.url, STATE))
+
+
+def _here(job: SeedJob) -> SeedJob:
+    """The job on this machine: of a run at a URL, its folder is the working copy here, as published so far."""
+    if job.url is None:
+        return job
+    run, name = job.url.removesuffix(f"/seeds/{job.folder.name}"), job.folder.name
+    folder = seed_folder(working_folder(run), job.seed).with_name(name)
+    renew(job.url, folder, lambda _: True)
+    return replace(job, folder=folder)
+
+
+def _publish(job: SeedJob, *names: str) -> None:
+    if job.url is not None:
+        push(job.folder, job.url, names)
 
 
 def initial_network(job: SeedJob) -> nn.Module:
@@ -121,7 +153,7 @@ def initial_network(job: SeedJob) -> nn.Module:
     encoder = job.config.model.encoder(len(job.description.leads))
     network = Classifier(encoder, len(job.description.classes))
     if job.pretrained is not None:
-        load_encoder(encoder, load_tensors(job.pretrained / WEIGHTS))
+        load_encoder(encoder, load_tensors(model_folder(job.pretrained) / WEIGHTS))
     freeze_blocks(encoder, job.config.freeze_blocks)
     return network
 
@@ -160,6 +192,7 @@ class SeedTraining:
         self._job, self._signals, self._device = job, signals, best_device()
         self._history = History()
         self._best: dict[str, Tensor] = {}
+        self._published = time.monotonic()
 
     def run(self) -> None:
         protocol = self._job.config.protocol
@@ -175,6 +208,9 @@ class SeedTraining:
                 save_state(self._job.folder / STATE, self._network, self._optimiser, self._history, best)
                 with open(self._job.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(self._history.epochs[-1]) + "\n")
+                if time.monotonic() - self._published >= PUBLISH_S:
+                    _publish(self._job, STATE)
+                    self._published = time.monotonic()
                 bar.set_postfix(self._history.epochs[-1], refresh=False)
                 bar.update()
             self._choose()
@@ -264,6 +300,7 @@ class SeedTraining:
         write_parquet_atomically(job.folder / PREDICTIONS, prediction_table(rows, probability, job.description.classes))
         values = {"seed": job.seed, "best_epoch": history.best_epoch, "val_macro_f1": history.best_score}
         write_json_atomically(job.folder / CHOSEN, values | {"epochs": history.epoch})
+        _publish(job, WEIGHTS, DESCRIPTION, PREDICTIONS, "metrics.jsonl", CHOSEN)
 
 
 class _threads:

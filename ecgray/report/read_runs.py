@@ -17,8 +17,10 @@ from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config
 from ecgray.finetuning.stored import PROBABILITY, read_environment, read_predictions, read_splits
 from ecgray.shards.manifest import read_manifest
+from ecgray.shards.storage import is_remote, join, read_bytes, resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
+from ecgray.training.published import fetched_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Run:
     test is the run's own; evaluated_shards, evaluated_hashes: what was evaluated.
     """
 
-    folder: Path
+    folder: Path | str
     config: FinetuneConfig
     environment: dict[str, Any]
     predictions: pd.DataFrame
@@ -60,7 +62,7 @@ class Run:
     splits: pd.DataFrame
     history: pd.DataFrame
     pretraining: Pretraining | None
-    evaluation: Path | None = None
+    evaluation: Path | str | None = None
     evaluated_shards: str | None = None
     evaluated_hashes: tuple[str, ...] = ()
 
@@ -103,28 +105,33 @@ class Run:
         return round(counts.mean()) if len(counts) else 0
 
 
-def read_run(folder: Path) -> Run:
-    """The run (or evaluation) in ``folder``. Raises EcgrayError when it is none, or when no seed is complete."""
-    folder = Path(folder).expanduser()
+def read_run(place: Path | str) -> Run:
+    """The run (or evaluation) at ``place``, a folder or a URL. Raises EcgrayError when it is none, or when no seed is
+    complete."""
     advice = "give folders that 'ecgray finetune' or 'ecgray evaluate' has written"
+    if is_remote(place):
+        place = resolve(place)
+        folder = fetched_run(place)
+    else:
+        place = folder = Path(place).expanduser()
     if not folder.is_dir():
         raise EcgrayError(
-            f"A report needs finished finetuning runs, got {quoted(str(folder), 300)}, which is no folder; {advice}."
+            f"A report needs finished finetuning runs, got {quoted(str(place), 300)}, which is no folder; {advice}."
         )
     evaluation = folder / "evaluation.json"
     if evaluation.is_file():
-        return _read_evaluation(folder, read_json(evaluation))
+        return _read_evaluation(place, folder, read_json(evaluation))
     if (folder / "checkpoints").is_dir():
         raise EcgrayError(
-            f"A report needs finetuning runs, got '{folder}', which is a pretraining run; "
-            f"finetune from it with --pretrained {folder} and report that."
+            f"A report needs finetuning runs, got '{place}', which is a pretraining run; "
+            f"finetune from it with --pretrained {place} and report that."
         )
     if not (folder / "config.json").is_file():
-        raise EcgrayError(f"A report needs finished finetuning runs, got '{folder}' without config.json; {advice}.")
+        raise EcgrayError(f"A report needs finished finetuning runs, got '{place}' without config.json; {advice}.")
     environment = read_environment(folder)
-    predictions = _predictions(folder)
+    predictions = _predictions(place, folder)
     run = Run(
-        folder=folder,
+        folder=place,
         config=read_config(folder),
         environment=environment,
         predictions=predictions,
@@ -136,25 +143,25 @@ def read_run(folder: Path) -> Run:
     return _scored_by_every_seed(run)
 
 
-def _read_evaluation(folder: Path, values: dict[str, Any]) -> Run:
+def _read_evaluation(place: Path | str, folder: Path, values: dict[str, Any]) -> Run:
     """The evaluated run with the evaluation's predictions as its test."""
     try:
-        run = read_run(Path(str(values.get("run"))))
+        run = read_run(str(values.get("run")))
     except EcgrayError as error:
-        raise EcgrayError(f"The evaluation '{folder}' needs the run that it is of: {error}") from error
+        raise EcgrayError(f"The evaluation '{place}' needs the run that it is of: {error}") from error
     hashes = values.get("manifest_hashes")
     if not isinstance(hashes, list) or not all(isinstance(one, str) for one in hashes):
-        raise EcgrayError(f"'{folder}/evaluation.json' must name what was evaluated, got nothing; evaluate again.")
+        raise EcgrayError(f"'{place}/evaluation.json' must name what was evaluated, got nothing; evaluate again.")
     predictions = read_predictions(folder / "predictions.parquet")
     if _classes(predictions) != run.classes:
-        raise EcgrayError(f"The evaluation '{folder}' must have the classes of its run, got others; evaluate again.")
+        raise EcgrayError(f"The evaluation '{place}' must have the classes of its run, got others; evaluate again.")
     tested = predictions[[name for name in run.splits.columns if name in predictions.columns]]
     evaluated = replace(
         run,
         predictions=predictions,
         splits=pd.concat([run.splits[run.splits["split"] != "test"], tested], ignore_index=True),
         history=run.history.iloc[:0],
-        evaluation=folder,
+        evaluation=place,
         evaluated_shards=str(values.get("data", "")),
         evaluated_hashes=tuple(hashes),
     )
@@ -170,7 +177,7 @@ def _scored_by_every_seed(run: Run) -> Run:
     return run
 
 
-def _predictions(folder: Path) -> pd.DataFrame:
+def _predictions(place: Path | str, folder: Path) -> pd.DataFrame:
     """Of all complete seeds: a run that was stopped is reported with the seeds it has."""
     parts = [
         read_predictions(seed / "predictions.parquet")
@@ -181,10 +188,10 @@ def _predictions(folder: Path) -> pd.DataFrame:
         parts = [read_predictions(folder / "predictions.parquet")]
     if not parts:
         raise EcgrayError(
-            f"A report needs finished seeds, got none in '{folder}'; go on with 'ecgray finetune ... --resume'."
+            f"A report needs finished seeds, got none in '{place}'; go on with 'ecgray finetune ... --resume'."
         )
     if any(_classes(part) != _classes(parts[0]) for part in parts):
-        raise EcgrayError(f"The seeds of '{folder}' must have the same classes, got several; finetune again.")
+        raise EcgrayError(f"The seeds of '{place}' must have the same classes, got several; finetune again.")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -198,19 +205,18 @@ def _history(folder: Path) -> pd.DataFrame:
         (int(seed.name.removeprefix("seed-")), values["epoch"], values["val_macro_f1"])
         for seed in sorted((folder / "seeds").glob("seed-*"))
         if (seed / "complete").is_file()
-        for values in _lines(seed / "metrics.jsonl")
+        for values in _lines((seed / "metrics.jsonl").read_bytes() if (seed / "metrics.jsonl").is_file() else b"")
         if type(values.get("epoch")) is int and type(values.get("val_macro_f1")) in (int, float)
     ]
     return pd.DataFrame(rows, columns=["seed", "epoch", "val_macro_f1"])
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON objects; a last line torn by a kill is left out, no file has none."""
+def _lines(content: bytes) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON objects; a last line torn by a kill is left out."""
     found: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_bytes().splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                found.append(json.loads(line))
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
     return [values for values in found if isinstance(values, dict)]
 
 
@@ -218,18 +224,19 @@ def _pretraining(origin: Any) -> Pretraining | None:
     """From what a finetuning run noted of its pretrained network: {"folder": RUN/checkpoints/step-000123, ...}."""
     if not origin:
         return None
-    folder = Path(origin["folder"])
-    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
-    step = folder.name.removeprefix("step-")
+    parent, _, name = str(origin["folder"]).rpartition("/")
+    run = parent.removesuffix("/checkpoints") if parent.endswith("/checkpoints") else str(origin["folder"])
+    step = name.removeprefix("step-")
     config = None
     with contextlib.suppress(EcgrayError):
-        stored = origin.get("config") or read_json(run / "config.json")
-        config = from_dict(PretrainConfig, stored, where=str(run / "config.json"))
-    trained = max(
-        (line["step"] for line in _lines(run / "metrics.jsonl") if type(line.get("step")) is int), default=None
-    )
+        stored = origin.get("config") or read_json(Path(run, "config.json"))
+        config = from_dict(PretrainConfig, stored, where=join(run, "config.json"))
+    lines: list[dict[str, Any]] = []
+    with contextlib.suppress(EcgrayError, OSError):
+        lines = _lines(read_bytes(join(run, "metrics.jsonl")))
+    trained = max((line["step"] for line in lines if type(line.get("step")) is int), default=None)
     return Pretraining(
-        folder=str(run),
+        folder=run,
         config=config,
         step=int(step) if step.isdigit() else None,
         steps=trained if trained is not None or config is None else config.training.steps,
@@ -241,5 +248,5 @@ def _databases(shards: Sequence[str]) -> tuple[str, ...]:
     names = []
     for path in shards:
         with contextlib.suppress(EcgrayError, OSError):
-            names.append(read_manifest(Path(path)).database)
+            names.append(read_manifest(path).database)
     return tuple(dict.fromkeys(names))

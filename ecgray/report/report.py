@@ -15,34 +15,42 @@ from ecgray.report.page import page
 from ecgray.report.read_runs import read_run
 from ecgray.report.tables import Tables, make_tables, scores_table
 from ecgray.shards.manifest import write_atomically
+from ecgray.shards.storage import is_remote, join, resolve, size_of
+from ecgray.shards.working import written
 
 
-def write_report(runs: Sequence[Path | str], out: Path | str) -> Path:
+def write_report(runs: Sequence[Path | str], out: Path | str) -> Path | str:
     """Report on finetuning runs and evaluations; returns out/report.html.
 
     Beside it: report.md, scores.csv (one row per run, seed and score), figure3.png, seeds.png and confusion-<run>.png.
     Everything is computed from the predictions in the run folders. Raises EcgrayError for a folder that is no finished
     run, for a run given twice, and for an ``out`` that cannot be a folder of its own or be written.
     """
-    folders = [Path(run).expanduser().resolve() for run in runs]
-    out = Path(out).expanduser()
+    folders = [resolve(run) for run in runs]
+    out = resolve(out) if is_remote(out) else Path(out).expanduser()
     if not folders:
         raise EcgrayError("A report needs at least one run, got none; give folders that 'ecgray finetune' has written.")
-    twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
+    twice = sorted({folder for folder in folders if folders.count(folder) > 1})
     if twice:
         raise EcgrayError(f"Every run must be given once, got {', '.join(twice)} several times; leave the others out.")
-    if (out.exists() and not out.is_dir()) or (out / "config.json").exists():
+    if (
+        size_of(join(out, "config.json")) is not None
+        if isinstance(out, str)
+        else (out.exists() and not out.is_dir()) or (out / "config.json").exists()
+    ):
         raise EcgrayError(f"The report must go into a folder of its own, got '{out}'; give another --out.")
     tables = make_tables([read_run(folder) for folder in folders])
     try:
-        return _write(tables, out)
+        with written(out, "report.html") as folder:
+            _write(tables, folder)
     except OSError as error:
         raise EcgrayError(
             f"The report must be written to '{out}', got: {error}; free some space or give another --out."
         ) from error
+    return join(out, "report.html") if isinstance(out, str) else out / "report.html"
 
 
-def _write(tables: Tables, out: Path) -> Path:
+def _write(tables: Tables, out: Path) -> None:
     """Pictures and tables first, the page that shows them last; each file is whole or absent."""
     rows, styles = tables.rows, looks(tables.rows)
     examples, reason = find_examples(tables)
@@ -60,4 +68,3 @@ def _write(tables: Tables, out: Path) -> Path:
     write_atomically(out / "scores.csv", scores_table(rows).to_csv(index=False).encode())
     write_atomically(out / "report.md", markdown(tables, images).encode())
     write_atomically(out / "report.html", page(tables, styles, curves, strip, examples, reason).encode())
-    return out / "report.html"

@@ -186,7 +186,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     if len(set(tested)) > 1:
         names = [f"{name}, on {databases}" for name, databases in zip(names, tested, strict=True)]
     return [
-        f"{name} ({(run.evaluation or run.folder).name})" if names.count(name) > 1 else name
+        f"{name} ({str(run.evaluation or run.folder).rpartition('/')[2]})" if names.count(name) > 1 else name
         for name, run in zip(names, runs, strict=True)
     ]
 

@@ -15,6 +15,7 @@ import numpy as np
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import Plan
 from ecgray.sampling.stream import Archive, Batch, cut_block, step_bytes
+from ecgray.shards.storage import StorageLost
 
 BLOCK_BYTES = 24 << 20
 """Signal in a block. Ray Data spends a fixed time on each, so blocks of 8 MB cost half as much again; from 32 MB on,
@@ -128,7 +129,7 @@ def _cutter(source: Any, lanes: tuple[int, ...], steps: int) -> Callable[[Column
                     )
         except EcgrayError as error:
             # As a block of its own: raised here, its one line would arrive inside two pages of tracebacks.
-            yield {"error": np.array([str(error)])}
+            yield {"error": np.array([str(error)]), "lost": np.array([isinstance(error, StorageLost)])}
 
     return cut
 
@@ -153,7 +154,7 @@ def _batches(blocks: Iterator[Columns], rows: int, position: int) -> Iterator[Ba
     rest: Batch | None = None
     for columns in blocks:
         if "error" in columns:
-            raise EcgrayError(str(columns["error"][0]))
+            raise (StorageLost if columns["lost"][0] else EcgrayError)(str(columns["error"][0]))
         block = _block(columns)
         if not len(block):
             continue

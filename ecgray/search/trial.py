@@ -28,8 +28,7 @@ from ecgray.search.folder import SweepFolder
 from ecgray.search.shared import Devices, SharedPretraining, seeds_side_by_side, validation_score
 from ecgray.shards.manifest import write_atomically
 from ecgray.training.model_folder import read_json
-from ecgray.training.ray_train import HANDOVER_S
-from ecgray.training.run import locked
+from ecgray.training.run import HANDOVER_S, locked
 
 ERROR, RESULT = "error.txt", "result.json"
 

@@ -76,7 +76,8 @@ class RemoteFile:
         file = _files() / self.sha256
         while True:
             try:
-                stream = file.open("rb")
+                with _disk(f"'{self.url}'"):
+                    stream = file.open("rb")
             except FileNotFoundError:
                 _fetch(self)
                 continue

@@ -2,17 +2,21 @@
 
 ``.ingest/`` in the output holds a lock, the plan, and a ledger per shard that is written before the shard gets its
 name. A shard is finished when its ledger is there and every file has the ledger's hash; what else is found is dead.
+
+A set at a URL is written shard by shard in a working folder of the machine that reads the records, published from
+there (its ledger last) and removed; the storage has the plan and the ledgers, and the manifest last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,9 @@ from ecgray.shards.lock import locked
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_sha256, read_manifest, write_atomically
 from ecgray.shards.prepare import Target, prepare
 from ecgray.shards.progress import Progress
+from ecgray.shards.remote_ingest import at_url, publish_set, published_shard, refuse_finished, send_shard
+from ecgray.shards.storage import is_remote, list_files, resolve
+from ecgray.shards.working import NOT_OF_A_RUN, pull, push, working_folder
 from ecgray.shards.writer import finish, publish_shard, write_shard
 
 _FS_RANGE = (1.0, 100_000.0)
@@ -56,17 +63,28 @@ def ingest(
     set, an ingest with other settings or other files, or cannot be written, and when no record is usable.
     """
     # Absolute, since Ray's workers may have been started in another folder.
-    root, out = Path(root).expanduser().absolute(), Path(out).expanduser().absolute()
+    root = Path(root).expanduser().absolute()
+    url = resolve(out) if is_remote(out) else None
+    out = working_folder(url) if url is not None else Path(out).expanduser().absolute()
     _check(fs, workers, shard_mb)
-    _refuse_finished(out)
+    _refuse_finished(out) if url is None else refuse_finished(url)
     references = database.find(root)
     _check_names(references)
     try:
-        with locked(out) as work:
+        with at_url(url, out) if url is not None else contextlib.nullcontext(), locked(out) as work:
             if (out / NAME).exists():  # killed between its last two steps
                 return read_manifest(out)
             return _ingest(
-                database, references, out, work, fs=fs, detect=detect_beats, workers=workers, mb=shard_mb, show=progress
+                database,
+                references,
+                out,
+                work,
+                url=url,
+                fs=fs,
+                detect=detect_beats,
+                workers=workers,
+                mb=shard_mb,
+                show=progress,
             )
     except OSError as error:
         raise EcgrayError(f"'{out}' must be a folder that can be written, got: {error}; choose another.") from error
@@ -78,6 +96,7 @@ def _ingest(
     out: Path,
     work: Path,
     *,
+    url: str | None,
     fs: float | None,
     detect: bool,
     workers: int | None,
@@ -88,14 +107,25 @@ def _ingest(
     sizes = source_sizes(references)
     listing = json.dumps([[r.record, r.patient, list(r.labels), n] for r, n in zip(references, sizes, strict=True)])
     plan = {"schema": SCHEMA, "ecgray": SOFTWARE, **settings, "records": sha256(listing.encode()).hexdigest()}
-    target = _resume_plan(out, work, plan)
+    target = _resume_plan(out, work, plan, url or str(out))
     if target is None:
         target = _choose_target(database, references, fs, detect)
         write_atomically(work / "plan.json", _sealed({"plan": plan, "target": asdict(target)}))
+        if url is not None:
+            push(out, url, [f"{WORK}/plan.json"])
+    published = {} if url is None else list_files(url)
     for dead in out.glob("*.partial*"):
         shutil.rmtree(dead) if dead.is_dir() else dead.unlink()
     jobs = [
-        _Job(database=database, references=tuple(references[part.start : part.stop]), target=target, out=out, number=i)
+        _Job(
+            database=database,
+            references=tuple(references[part.start : part.stop]),
+            target=target,
+            out=out,
+            number=i,
+            url=url,
+            published={name: size for name, size in published.items() if shard_name(i) in name},
+        )
         for i, part in enumerate(lay_out(references, sizes, mb))
     ]
     with Progress(len(references), show) as bar:
@@ -105,10 +135,15 @@ def _ingest(
         else:
             for records, size, refused in _on_ray(jobs, workers):
                 bar.add(records, size, refused)
+    if url is not None:
+        pull(url, out, lambda name: name.endswith(".ledger"))
     finished = [Ledger.load(job.ledger) for job in jobs]
     for dead in out.glob("*.partial*"):  # of tasks that outlived an earlier ingest
         shutil.rmtree(dead, ignore_errors=True)
-    return finish(out, finished, database=database.name, licence=database.licence, target=target, settings=settings)
+    manifest = finish(out, finished, database=database.name, licence=database.licence, target=target, settings=settings)
+    if url is not None:
+        publish_set(out, url, manifest)
+    return manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +155,9 @@ class _Job:
     target: Target
     out: Path
     number: int
+    url: str | None = None
+    published: dict[str, int] = field(default_factory=dict)
+    """Bytes of what was at the URL when the ingest began."""
 
     @property
     def ledger(self) -> Path:
@@ -131,7 +169,10 @@ def build_shard(job: _Job, seen: Callable[[int, bool], None] = lambda size, refu
 
     ``seen`` hears of each record: its bytes, and whether it was refused.
     """
-    done = _finished(job)
+    if job.url is not None:
+        job = replace(job, out=working_folder(job.url))  # of the machine that this runs on
+        job.ledger.parent.mkdir(parents=True, exist_ok=True)
+    done = _finished(job) if job.url is None else published_shard(job.url, job.ledger, job.published)
     if done is not None:
         size = sum(entry["bytes"] for entry in done.files.values())
         for _ in range(done.table.num_rows):
@@ -151,6 +192,8 @@ def build_shard(job: _Job, seen: Callable[[int, bool], None] = lambda size, refu
     ledger = write_shard(job.out, job.number, records, refused, len(job.target.leads))
     ledger.save(job.ledger)
     publish_shard(job.out, ledger)
+    if job.url is not None:
+        send_shard(job.out, job.url, ledger, job.ledger)
     return len(records), sum(record.signal.nbytes for record in records), len(refused)
 
 
@@ -231,21 +274,23 @@ def _choose_target(database: Database, references: Sequence[Reference], fs: floa
     return Target(fs=float(fs or rate), leads=leads, resampled=fs is not None, detect_beats=detect)
 
 
-def _resume_plan(out: Path, work: Path, plan: dict[str, Any]) -> Target | None:
-    """The target of an ingest that was stopped, None where there is none; refuses one with another plan."""
+def _resume_plan(out: Path, work: Path, plan: dict[str, Any], place: str) -> Target | None:
+    """The target of an ingest into ``place`` that was stopped, None where there is none; refuses another plan."""
     file = work / "plan.json"
     if not file.exists():
-        if any(entry.name != WORK for entry in out.iterdir()):
-            raise EcgrayError(f"'{out}' must be a new or empty folder, got other files in it; choose another.")
+        if any(entry.name not in (WORK, *NOT_OF_A_RUN) for entry in out.iterdir()):
+            raise EcgrayError(f"'{place}' must be a new or empty folder, got other files in it; choose another.")
         return None
     seal, _, content = file.read_bytes().partition(b"\n")
     if sha256(content).hexdigest().encode() != seal:
-        raise EcgrayError(f"'{file}' must be as the ingest wrote it, got other bytes; remove '{out}' and ingest again.")
+        raise EcgrayError(
+            f"'{file}' must be as the ingest wrote it, got other bytes; remove '{place}' and ingest again."
+        )
     stored = json.loads(content)
     for key, value in json.loads(json.dumps(plan)).items():
         if stored["plan"].get(key) != value:
             got = "other records" if key == "records" else f"{key} {value}, not {stored['plan'].get(key)}"
-            raise EcgrayError(f"'{out}' must be finished as it was begun, got {got}; use its settings or remove it.")
+            raise EcgrayError(f"'{place}' must be finished as it was begun, got {got}; use its settings or remove it.")
     return Target(**{**stored["target"], "leads": tuple(stored["target"]["leads"])})
 
 

@@ -107,16 +107,35 @@ def create_bytes(url: str, content: bytes) -> bool:
 def list_files(url: str) -> dict[str, int]:
     """Bytes of every file below the folder ``url``, by its name from there on; empty where there is none."""
 
-    def find(fs: Any, path: str) -> dict[str, int]:
+    return {name: entry["size"] for name, entry in _entries(url).items()}
+
+
+def list_versions(url: str) -> dict[str, str]:
+    """Like ``list_files``, but with a word for each file that changes with its content."""
+
+    def version(entry: dict[str, Any]) -> str:
+        tag = next((str(entry[key]) for key in ("ETag", "etag", "generation", "mtime") if entry.get(key)), "")
+        return f"{entry['size']} {tag}"
+
+    return {name: version(entry) for name, entry in _entries(url).items()}
+
+
+def _entries(url: str) -> dict[str, dict[str, Any]]:
+    """What the storage says of each file below ``url``. Raises EcgrayError for a name that would leave the folder."""
+
+    def find(fs: Any, path: str) -> dict[str, dict[str, Any]]:
         found = fs.find(path, detail=True)
         start = len(fs._strip_protocol(path).rstrip("/")) + 1
-        return {name[start:]: entry["size"] for name, entry in found.items() if len(name) > start}
+        return {name[start:]: entry for name, entry in found.items() if len(name) > start}
 
     try:
-        listing: dict[str, int] = _ask(url, "list", find)
+        entries: dict[str, dict[str, Any]] = _ask(url, "list", find)
     except FileNotFoundError:
         return {}
-    return listing
+    for name in entries:
+        if {"", ".", ".."} & set(name.split("/")):
+            raise EcgrayError(f"'{url}' must hold names that lie below it, got '{name[:100]}'; remove that object.")
+    return entries
 
 
 def size_of(url: str) -> int | None:
@@ -145,6 +164,12 @@ def download(url: str, file: Path) -> None:
     Raises FileNotFoundError when there is nothing, and OSError when the local disk refuses.
     """
     _ask(url, "read", lambda fs, path: fs.get_file(path, str(file)))
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URL, without this module's patience, and the path in it: for other libraries."""
+    fs = _filesystem(url)
+    return fs, str(fs._strip_protocol(url))
 
 
 def _ask(url: str, what: str, call: Callable[[Any, str], T]) -> T:

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,14 +78,7 @@ def write_checkpoint(
             shared(partial)
         distributed.wait()
         if distributed.first:
-            shutil.rmtree(target, ignore_errors=True)  # a torn one of the same step
-            listing = {file.name: _fingerprint(file) for file in sorted(partial.iterdir())}
-            fsync_folder(partial)
-            partial.rename(target)
-            fsync_folder(root)
-            write_json(target / f"{COMPLETE}.partial", {"files": listing})
-            (target / f"{COMPLETE}.partial").rename(target / COMPLETE)
-            fsync_folder(target)
+            complete_checkpoint(partial, target, {file.name: fingerprint(file) for file in sorted(partial.iterdir())})
         distributed.wait()
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,6 +88,17 @@ def write_checkpoint(
             f"the last good one is {newest or 'none'}. Free some space or mend the permissions, then --resume."
         ) from error
     return target
+
+
+def complete_checkpoint(partial: Path, target: Path, listing: Mapping[str, Any]) -> None:
+    """Give a filled folder its name, in place of a torn one, and then its marker, which names its files."""
+    shutil.rmtree(target, ignore_errors=True)
+    fsync_folder(partial)
+    partial.rename(target)
+    fsync_folder(target.parent)
+    write_json(target / f"{COMPLETE}.partial", {"files": listing})
+    (target / f"{COMPLETE}.partial").rename(target / COMPLETE)
+    fsync_folder(target)
 
 
 def newest_checkpoint(root: Path) -> Path | None:
@@ -120,7 +125,7 @@ def fault_of(folder: Path, *, hashes: bool = True) -> str | None:
                 return f"{name} is missing"
             if (folder / name).stat().st_size != expected["bytes"]:
                 return f"{name} has another size"
-            if hashes and _fingerprint(folder / name) != expected:
+            if hashes and fingerprint(folder / name) != expected:
                 return f"{name} has another hash"
     except (EcgrayError, OSError, KeyError, TypeError, AttributeError) as error:
         return f"its marker does not read: {error}"
@@ -137,7 +142,7 @@ def prune_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
     for _, folder in _steps(root):
         if not (folder / COMPLETE).is_file():
             shutil.rmtree(folder)
-    for folder in root.glob(".step-*.partial"):
+    for folder in root.glob(".step-*.partial*"):
         shutil.rmtree(folder)
 
 
@@ -200,12 +205,12 @@ def save_rank(folder: Path, rank: int, network: nn.Module) -> None:
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
-    save_tensors(folder / f"rank-{rank}.safetensors", tensors)
+    save_tensors(folder / rank_file(rank), tensors)
 
 
 def load_rank(folder: Path, rank: int, network: nn.Module) -> None:
     """Put back what ``save_rank`` wrote. A rank that was not there then keeps the first rank's buffers."""
-    path = folder / f"rank-{rank}.safetensors"
+    path = folder / rank_file(rank)
     if not path.is_file():
         return
     tensors = load_tensors(path)
@@ -227,7 +232,11 @@ def load_rank(folder: Path, rank: int, network: nn.Module) -> None:
         ) from error
 
 
-def _fingerprint(file: Path) -> dict[str, int | str]:
+def rank_file(rank: int) -> str:
+    return f"rank-{rank}.safetensors"
+
+
+def fingerprint(file: Path) -> dict[str, int | str]:
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecgray.errors import EcgrayError
+from ecgray.shards.storage import is_remote
 from ecgray.training.checkpoint import COMPLETE, fault_of, newest_checkpoint
 from ecgray.training.model_folder import DESCRIPTION, ModelDescription, read_json, read_model
+from ecgray.training.published import fetched_run
 
 
 class LoadedModel(nn.Module):
@@ -77,15 +79,17 @@ def load(run: Path | str, seed: int | None = None) -> LoadedModel:
 
     ``seed`` None: of a finetuning run the seed with the best validation score. Raises EcgrayError when there is none.
     """
-    folder = model_folder(Path(run).expanduser(), seed)
+    folder = model_folder(run, seed)
     return LoadedModel(*read_model(folder), folder)
 
 
-def model_folder(run: Path, seed: int | None = None) -> Path:
-    """The model folder that ``load`` opens: the run's best checkpoint (else its newest), a seed, or ``run`` itself.
+def model_folder(run: Path | str, seed: int | None = None) -> Path:
+    """The model folder that ``load`` opens: the run's best checkpoint (else its newest), a seed, or ``run`` itself; of
+    a URL, this machine's copy of it, in a copy of its run.
 
     Raises EcgrayError when there is none, or when the checkpoint's files are not those that were written.
     """
+    run = fetched_run(run) if is_remote(run) else Path(run).expanduser()
     if (run / DESCRIPTION).is_file():
         return _whole(run)
     if (run / "seeds").is_dir():

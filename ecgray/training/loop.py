@@ -20,9 +20,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import Plan
 from ecgray.sampling.stream import Batch, open_stream, validation_batches
 from ecgray.shards.archive import Archive
+from ecgray.shards.storage import StorageLost, join
+from ecgray.shards.working import pull
 from ecgray.tasks.base import IGNORED, Task
 from ecgray.training.checkpoint import (
     LoopState,
@@ -50,9 +53,16 @@ from ecgray.training.model_folder import (
 )
 from ecgray.training.nonfinite import stop_on_nonfinite
 from ecgray.training.outcome import Pace, Step
+from ecgray.training.published import (
+    FOLDER,
+    fetch_checkpoint,
+    newest_published,
+    prune_published,
+    publish_checkpoint,
+)
 from ecgray.training.run import RunFolder, run_hash
 from ecgray.training.standardise import Standardise, standardisation_of
-from ecgray.training.stopping import RunStopped, StopRequest
+from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
 from ecgray.training.validation import validate
 from ecgray.training.watching import Watch
 
@@ -139,21 +149,32 @@ class Training:
         torch.manual_seed(config.training.seed + distributed.rank)
         self._watch: Watch | None = None
         self.state = LoopState()
+        self._saved: int | None = None
+        """Step of the last good checkpoint."""
         self._resume()  # after wrapping, which gives every rank the first one's buffers
 
     def _resume(self) -> None:
         """From the newest whole checkpoint of this run, else from the start."""
-        newest = newest_checkpoint(self._run.checkpoints) if self._distributed.first else None
-        step = torch.tensor([read_loop_state(newest).step if newest else 0], device=self._distributed.device)
+        root, url = self._run.checkpoints, self._run.url
+        newest = 0
+        if self._distributed.first and url is not None:
+            newest = newest_published(url) or 0
+        elif self._distributed.first:
+            folder_of_newest = newest_checkpoint(root)
+            newest = read_loop_state(folder_of_newest).step if folder_of_newest else 0
+        step = torch.tensor([newest], device=self._distributed.device)
         chosen = int(self._distributed.from_first(step).item())
         if chosen:
-            folder = step_folder(self._run.checkpoints, chosen)
+            self._saved = chosen
+            folder = step_folder(root, chosen) if url is None else fetch_checkpoint(url, chosen, root)
+            if url is not None and self._distributed.first:
+                pull(url, self._run.path, lambda name: name == self._run.metrics.name)
             load_weights(self.network, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
             load_optimiser(folder / "optimiser.safetensors", self.network, self.optimiser)
             load_rank(folder, self._distributed.rank, self.network)
             self.state = read_loop_state(folder)
             if self._distributed.first:
-                log.info("Going on from %s.", folder)
+                log.info("Going on from %s.", self._place_of(chosen))
         if self._distributed.first:
             self._run.point_best(self.state.best_step)
 
@@ -190,7 +211,15 @@ class Training:
                 stack.callback(self._watch.close)
                 if first == 0:
                     self._watch.add("labels", 0, {"histogram": self._histogram.named})
-            self._steps(stream)
+            try:
+                self._steps(stream)
+            except StorageLost as error:
+                good = "none yet" if self._saved is None else self._place_of(self._saved)
+                raise EcgrayError(f"{error} The last good checkpoint is {good}; go on with --resume.") from error
+            except RunEnded:
+                self._publish_progress()
+                raise
+            self._publish_progress()
 
     def _steps(self, stream: Iterator[Batch]) -> None:
         training, pace = self._config.training, Pace()
@@ -224,10 +253,9 @@ class Training:
             if logs or validates or saves:
                 pace.restart()
             if stopping and done < self.last_step:
-                folder = step_folder(self._run.checkpoints, done)
                 raise RunStopped(
                     f"The run was stopped by {self._stop.signal_name or 'another worker'} after step {done} of "
-                    f"{self.last_step}, and {folder} holds all of it; go on with --resume."
+                    f"{self.last_step}, and {self._place_of(done)} holds all of it; go on with --resume."
                 )
 
     def _step(self, batch: Batch) -> Step:
@@ -339,9 +367,28 @@ class Training:
             save_optimiser(folder / "optimiser.safetensors", self.network, self.optimiser)
             write_loop_state(folder, state)
 
-        write_checkpoint(
-            root, state.step, distributed, shared=shared, own=lambda f: save_rank(f, distributed.rank, self.network)
-        )
+        def own(folder: Path) -> None:
+            save_rank(folder, distributed.rank, self.network)
+
+        if self._run.url is None:
+            write_checkpoint(root, state.step, distributed, shared=shared, own=own)
+        else:
+            self._publish_progress()  # first: a checkpoint that can be resumed from has its metrics
+            publish_checkpoint(root, self._run.url, state.step, distributed, shared=shared, own=own)
+        self._saved = state.step
         if distributed.first:
+            keep = self._config.training.keep_checkpoints
             self._run.point_best(state.best_step)
-            prune_checkpoints(root, self._config.training.keep_checkpoints, state.best_step)
+            prune_checkpoints(root, keep, state.best_step)
+            if self._run.url is not None:
+                prune_published(self._run.url, keep, state.best_step)
+
+    def _publish_progress(self) -> None:
+        if self._watch is not None:
+            self._watch.flush()
+            self._run.publish_progress()
+
+    def _place_of(self, step: int) -> Path | str:
+        """Where the checkpoint of ``step`` is found."""
+        folder = step_folder(self._run.checkpoints, step)
+        return folder if self._run.url is None else join(self._run.url, FOLDER, folder.name)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 
 from ecgray.shards.archive import Archive
-from ecgray.training.checkpoint import newest_checkpoint
+from ecgray.shards.storage import join
+from ecgray.training.checkpoint import newest_checkpoint, step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed
 from ecgray.training.outcome import Step
+from ecgray.training.published import FOLDER, newest_published
 from ecgray.training.run import RunFolder
 from ecgray.training.stopping import RunEnded
 
@@ -29,7 +32,11 @@ def stop_on_nonfinite(
     table = table.sort_values("loss", key=np.isfinite, kind="stable")
     file = run.path / f"nonfinite-step-{step.number:06d}-rank-{distributed.rank}.csv"
     table[["record", "start", "patient", "database", "loss"]].to_csv(file, index=False, na_rep="nan")
-    newest = newest_checkpoint(run.checkpoints)
+    run.publish(file)
+    newest: Path | str | None = newest_checkpoint(run.checkpoints)
+    if run.url is not None:
+        step_before = newest_published(run.url)
+        newest = None if step_before is None else join(run.url, FOLDER, step_folder(run.checkpoints, step_before).name)
     task = config.task.name if config.task.classes else "beat"  # future prediction has no label to show
     command = (
         f"ecgray label {' '.join(archive.paths)} --task {task} --frame-size {config.sampling.frame_size} "

@@ -14,6 +14,7 @@ from ecgray.errors import EcgrayError, unknown
 from ecgray.sampling.plan import make_plan
 from ecgray.sampling.stream import BACKENDS
 from ecgray.shards.archive import Archive, open_archive
+from ecgray.shards.storage import resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.loop import Training, last_step_of, network_of
@@ -34,8 +35,8 @@ def pretrain(
     device: Literal["cpu", "cuda"] | None = None,
     show_progress: bool = True,
     cluster_share: float = 1.0,
-) -> Path:
-    """Train the network that ``config`` describes and return its run folder ``out``.
+) -> Path | str:
+    """Train the network that ``config`` describes and return its run folder ``out``, a path or a URL.
 
     ``workers`` 0 trains in this process and imports no Ray, else as many workers of Ray Train do, sharing the global
     batch; (fewest, most) lets the run go on with fewer when machines are lost and with more when some come.
@@ -50,26 +51,26 @@ def pretrain(
     backend = backend or ("ray" if most else "local")
     if backend not in BACKENDS:
         raise unknown("stream backend", backend, BACKENDS)
-    shards = tuple(str(Path(path).expanduser().resolve()) for path in config.data.shards)
+    shards = tuple(resolve(path) for path in config.data.shards)
     config = replace(config, data=replace(config.data, shards=shards))
     archive = open_archive(shards, verify=config.data.verify)
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
     _check_shares(config, archive, fewest, most)
     hashes = [manifest.hash for manifest in archive.manifests]
     steps = last_step_of(config, plan)
-    with open_run(Path(out), config, hashes, resume=resume, workers=workers, steps=steps) as run:
+    with open_run(out, config, hashes, resume=resume, workers=workers, steps=steps) as run:
         if most:
             from ecgray.training.ray_train import OnCluster, train_on_ray
 
             where = OnCluster((fewest, most), backend, device, cluster_share)
             train_on_ray(config, run, where, show_progress=show_progress)
-            return run.path
+            return run.place
         torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
         stop = StopRequest()
         with stop_on_signals(stop):
             alone = Distributed(device=best_device())
             Training(config, run, archive, plan, alone, backend=backend, stop=stop, show_progress=show_progress).go()
-        return run.path
+        return run.place
 
 
 def _check_shares(config: PretrainConfig, archive: Archive, fewest: int, workers: int) -> None:

@@ -5,13 +5,15 @@ goes on from the newest checkpoint and ends with the run, with lost workers, or 
 about to go or more workers have become possible; then comes the next one. Which frames a step takes is independent of
 the number of workers, so that none is lost or seen twice.
 
-Checkpoints are ours, in the run folder, which all workers must see. Ray Train keeps nothing that is needed: its own
-folder is made anew for every start, so that it can never resume by accident, and removed at the end.
+Checkpoints are ours, in the run folder, which all workers must see, or at the run's URL. Ray Train keeps nothing that
+is needed: its own folder is made anew for every start, so that it can never resume by accident, and removed at the end.
+What driver and workers tell each other goes through the cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -25,9 +27,11 @@ from typing import Any, Literal
 
 from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
-from ecgray.training.checkpoint import newest_checkpoint
+from ecgray.shards.storage import filesystem_of, join, remove
+from ecgray.training.checkpoint import newest_checkpoint, step_folder
 from ecgray.training.config import PretrainConfig
-from ecgray.training.model_folder import read_json
+from ecgray.training.messages import ENDED, STOP, Messages
+from ecgray.training.published import newest_published
 from ecgray.training.room import (
     Room,
     await_release,
@@ -78,10 +82,7 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     stop = StopRequest()
 
-    def tell_workers() -> None:
-        run.stop.write_text(str(stop.signal_name), encoding="utf-8")
-
-    with connected(), stop_on_signals(stop, then=tell_workers):
+    with connected(), stop_on_signals(stop):
         bar = progress_bar(0, config.training.steps) if show_progress else None
         try:
             _starts(config, run, where, stop, bar)
@@ -89,8 +90,9 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
             if bar is not None:
                 bar.close()
             _ask_for([])
-            run.stop.unlink(missing_ok=True)
             shutil.rmtree(run.path / "ray", ignore_errors=True)
+    if run.url is not None:
+        remove(join(run.url, "ray"))
 
 
 def _starts(config: PretrainConfig, run: RunFolder, where: OnCluster, stop: StopRequest, bar: Any) -> None:
@@ -126,11 +128,10 @@ def _start(
 
     from ecgray.training.ray_worker import NoticedTorchConfig, work
 
-    storage = run.path / "ray" / uuid.uuid4().hex[:12]
-    storage.mkdir(parents=True)
-    verdict = storage / "ended.json"
+    start = uuid.uuid4().hex[:12]
+    messages = Messages(start)
     gpu = "GPU" in room.resources
-    settings = {"config": to_dict(config), "run": str(run.path), "backend": where.backend, "verdict": str(verdict)}
+    settings = {"config": to_dict(config), "run": str(run.place), "backend": where.backend, "start": start}
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,
@@ -144,7 +145,7 @@ def _start(
         ),
         run_config=RunConfig(
             name="train",
-            storage_path=str(storage),
+            **_storage(run, start),
             failure_config=FailureConfig(**NO_RESTARTS),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
@@ -158,11 +159,14 @@ def _start(
             failures.append(error)
 
     before = set(placement_groups())
-    seen, larger, next_look = _size(run.metrics), 0, time.monotonic() + LOOK_EVERY_S
+    seen, larger, next_look, told = _size(run.metrics), 0, time.monotonic() + LOOK_EVERY_S, False
     thread = threading.Thread(target=fit, name="ecgray-fit", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(1.0)
+        thread.join(0.5)
+        if stop.signal_name is not None and not told:
+            messages.put(STOP, stop.signal_name)
+            told = True
         if bar is not None and _size(run.metrics) != seen:
             for line in run.read_metrics(min(seen, _size(run.metrics))):
                 show_metrics(bar, line["kind"], line["step"], line)
@@ -175,11 +179,22 @@ def _start(
             larger = larger + 1 if found is not None and found.workers > room.workers else 0
             if larger == 2:  # seen twice: a node that has only just come may bring others
                 log.info("The cluster holds %d workers now.", found.workers if found else 0)
-                run.stop.write_text("a larger cluster", encoding="utf-8")
-    if stop.signal_name is None:
-        run.stop.unlink(missing_ok=True)
+                messages.put(STOP, "a larger cluster")
     await_release(room, before)
-    return (read_json(verdict) if verdict.is_file() else None), (failures[0] if failures else None)
+    ended = messages.get(ENDED)
+    messages.forget()
+    return (None if ended is None else json.loads(ended)), (failures[0] if failures else None)
+
+
+def _storage(run: RunFolder, start: str) -> dict[str, Any]:
+    """Where Ray Train keeps its notes on one start, as its RunConfig wants it."""
+    if run.url is None:
+        (run.path / "ray" / start).mkdir(parents=True)
+        return {"storage_path": str(run.path / "ray" / start)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = filesystem_of(join(run.url, "ray", start))
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
 
 
 def _wait_for_room(run: RunFolder, where: OnCluster, stop: StopRequest, patient: bool) -> Room:
@@ -217,6 +232,9 @@ def _ask_for(bundles: list[dict[str, float]]) -> None:
 
 
 def _newest(run: RunFolder) -> str | None:
+    if run.url is not None:
+        step = newest_published(run.url)
+        return None if step is None else step_folder(run.checkpoints, step).name
     newest = newest_checkpoint(run.checkpoints)
     return newest.name if newest is not None else None
 

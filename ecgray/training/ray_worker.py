@@ -7,8 +7,10 @@ for a checkpoint at the same step; the driver then starts the run again on what 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import FrameType
@@ -24,16 +26,15 @@ from ecgray.config import from_dict
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import make_plan
 from ecgray.shards.archive import open_archive
+from ecgray.shards.storage import is_remote
+from ecgray.shards.working import working_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.loop import Training
-from ecgray.training.model_folder import write_json
+from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.ray_metrics import RayMetrics
-from ecgray.training.run import RunFolder, locked
+from ecgray.training.run import HANDOVER_S, RunFolder, locked
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
-
-HANDOVER_S = 120.0
-"""How long the first worker waits for one of an earlier start that may still be writing."""
 
 _sigterm: list[str] = []
 """Holds the signal's name once this worker has got it."""
@@ -42,20 +43,26 @@ _sigterm: list[str] = []
 def work(settings: dict[str, Any]) -> None:
     """Train until the end of the run, a stop request or a notice.
 
-    ``settings``: config (as a dict), run folder, stream backend, and the file in which rank 0 says how the run ended,
-    where it ended for a reason that starting workers again would not mend.
+    ``settings``: config (as a dict), where the run is (a folder or a URL), stream backend, and the name of this start,
+    under which it is told to stop, and says how the run ended where starting workers again would not mend it.
     """
     # Ray Train logs every report through the root logger, Ray Data its plans through its own.
     for name, level in ((None, logging.WARNING), ("ray.data", logging.WARNING), ("ecgray", logging.INFO)):
         logging.getLogger(name).setLevel(level)
     context = ray.train.get_context()
-    rank, size, verdict = context.get_world_rank(), context.get_world_size(), Path(settings["verdict"])
+    rank, size, messages = context.get_world_rank(), context.get_world_size(), Messages(settings["start"])
     config = from_dict(PretrainConfig, settings["config"])
-    run = RunFolder(Path(settings["run"]))
+    place = settings["run"]
+    run = RunFolder(working_folder(place), place) if is_remote(place) else RunFolder(Path(place))
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
     # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.
     torch.set_num_threads(config.training.threads or max(1, cores // context.get_local_world_size()))
     device = best_device()
+
+    def asked() -> str | None:
+        return (messages.get(STOP) if rank == 0 else None) or _notice()
+
     try:
         # A worker of a driver that was killed lives on for seconds: two must never write.
         with locked(run.path / "writer.lock", HANDOVER_S) if rank == 0 else contextlib.nullcontext():
@@ -68,13 +75,15 @@ def work(settings: dict[str, Any]) -> None:
                 plan,
                 Distributed(rank, size, device),
                 backend=settings["backend"],
-                stop=StopRequest(run.stop if rank == 0 else None, notice=_notice),
+                stop=StopRequest(asked),
                 report=ray.train.report,
                 publish=RayMetrics(run.path, rank).publish,
             ).go()
+        if run.url is not None and not run.config.exists():  # the driver, elsewhere, cannot clear up here
+            shutil.rmtree(run.path, ignore_errors=True)
     except EcgrayError as error:
         if rank == 0 or not isinstance(error, RunEnded):
-            write_json(verdict, {"message": str(error), "stopped": isinstance(error, RunStopped)})
+            messages.put(ENDED, json.dumps({"message": str(error), "stopped": isinstance(error, RunStopped)}))
         if not isinstance(error, RunEnded):
             raise  # the other workers are waiting for this one
 

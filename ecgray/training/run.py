@@ -7,6 +7,9 @@ metrics.jsonl       a line per log step and per validation
 checkpoints/        step-000123/ ...
 best                link to the checkpoint with the highest validation accuracy
 events/             the same metrics for TensorBoard
+
+A run at a URL has its working copy on this machine, and is published from there: metrics and events with every
+checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from ecgray import __version__
 from ecgray.config import config_hash, flatten, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder, write_atomically
+from ecgray.shards.storage import StorageLost, is_remote, join, remove, resolve, write_bytes
+from ecgray.shards.working import NOT_OF_A_RUN, push, working_copy
 from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
@@ -37,14 +42,22 @@ from ecgray.training.stopping import RunStopped
 
 MAY_CHANGE = ("training.steps",)
 """Fields that a resumed run may be given anew: they say how long, not what."""
+HANDOVER_S = 120.0
+"""How long a process waits for one of an earlier start that outlives its driver and may still write."""
 LIBRARIES = ("torch", "ray", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "wfdb", "sleepecg")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run, and its metrics file. Picklable, so that workers get it."""
+    """Paths of a run, its metrics file, and the URL where it is published, if it is. Picklable."""
 
     path: Path
+    url: str | None = None
+
+    @property
+    def place(self) -> Path | str:
+        """Where people look for the run."""
+        return self.url or self.path
 
     @property
     def config(self) -> Path:
@@ -65,11 +78,6 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / "best"
-
-    @property
-    def stop(self) -> Path:
-        """While this file exists, workers save a checkpoint and leave."""
-        return self.path / "stop"
 
     def add_metrics(self, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl. Raises EcgrayError when the disk refuses."""
@@ -102,8 +110,20 @@ class RunFolder:
         kept = [line for line in self.read_metrics() if 0 < step >= line["step"]]
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
+    def publish(self, *files: Path) -> None:
+        """Copy files of the run to its URL; nothing for a run that has none."""
+        if self.url is not None:
+            push(self.path, self.url, (str(file.relative_to(self.path)) for file in files if file.is_file()))
+
+    def publish_progress(self) -> None:
+        """Metrics and events, as far as they are written."""
+        self.publish(self.metrics, *sorted((self.path / "events").glob("*")))
+
     def point_best(self, step: int | None) -> None:
-        """Let ``best`` lead to the checkpoint of ``step`` (None: to nothing)."""
+        """Let ``best`` lead to the checkpoint of ``step`` (None: to nothing): a link, at a URL its name."""
+        if self.url is not None:
+            there = join(self.url, "best")
+            remove(there) if step is None else write_bytes(there, step_folder(self.checkpoints, step).name.encode())
         if step is None:
             self.best.unlink(missing_ok=True)
             return
@@ -126,7 +146,7 @@ def run_hash(config: PretrainConfig, manifest_hashes: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def open_run(
-    out: Path,
+    out: Path | str,
     config: PretrainConfig,
     manifest_hashes: Sequence[str],
     *,
@@ -134,18 +154,41 @@ def open_run(
     workers: int | tuple[int, int],
     steps: int,
 ) -> Iterator[RunFolder]:
-    """The run folder ``out``, locked while in use, with config and environment written.
+    """The run folder ``out`` (a path or a URL), locked while in use, with config and environment written.
 
     A folder that holds anything is refused without ``resume``; with it, the config must be the one that the run was
     started with, apart from the number of steps. The lock dies with this process.
     """
-    run = RunFolder(out.absolute())
+    with contextlib.ExitStack() as stack:
+        if is_remote(out):
+            url = resolve(out)
+            folder, _ = stack.enter_context(working_copy(url, resume=resume, wanted=lambda name: name in _TO_GO_ON))
+            run = RunFolder(folder, url)
+        else:
+            run = RunFolder(Path(out).absolute())
+        yield stack.enter_context(_open(run, config, manifest_hashes, resume=resume, workers=workers, steps=steps))
+
+
+_TO_GO_ON = ("config.json", "environment.json", "metrics.jsonl")
+"""What a resumed run at a URL needs of what is published, beside a checkpoint."""
+
+
+@contextlib.contextmanager
+def _open(
+    run: RunFolder,
+    config: PretrainConfig,
+    manifest_hashes: Sequence[str],
+    *,
+    resume: bool,
+    workers: int | tuple[int, int],
+    steps: int,
+) -> Iterator[RunFolder]:
     exists = run.config.is_file()
     if run.path.exists() and not run.path.is_dir():
         raise EcgrayError(f"The run must be a folder, got the file {run.path}; give another --out.")
     if exists and not resume:
         raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
-    if not exists and run.path.is_dir() and any(entry.name != "lock" for entry in run.path.iterdir()):
+    if not exists and run.path.is_dir() and any(entry.name not in NOT_OF_A_RUN for entry in run.path.iterdir()):
         raise EcgrayError(
             f"A run must go into a new folder, got {run.path}, which holds other files; give another --out."
         )
@@ -156,18 +199,19 @@ def open_run(
                 raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; add --resume.")
             _refuse_other_config(run, config, manifest_hashes)
         run.checkpoints.mkdir(exist_ok=True)
-        run.stop.unlink(missing_ok=True)
         write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers, steps)))
         write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
-        with end_recorded(run.environment), resumable(run.path):
+        run.publish(run.environment, run.config)
+        with end_recorded(run), resumable(run.place):
             yield run
 
 
 @contextlib.contextmanager
-def end_recorded(environment: Path) -> Iterator[None]:
+def end_recorded(run: RunFolder) -> Iterator[None]:
     """Notes with the last start in environment.json how it ended: {"state": "finished"}, "stopped" (it was asked to),
     or "failed" with a "reason" of one line. A start without a note is going on, or its process was killed."""
     ended = {"state": "finished"}
+    reachable = True
     try:
         yield
     except (RunStopped, KeyboardInterrupt):
@@ -176,16 +220,19 @@ def end_recorded(environment: Path) -> Iterator[None]:
     except BaseException as error:
         said = [line for line in str(error).splitlines() if line.strip()]  # a remote traceback ends with its reason
         ended = {"state": "failed", "reason": f"{type(error).__name__}: {said[-1].strip() if said else ''}"[:400]}
+        reachable = not isinstance(error.__cause__, StorageLost)
         raise
     finally:
         with contextlib.suppress(OSError, EcgrayError):  # a full disk has stopped the run already
-            values = read_json(environment)
+            values = read_json(run.environment)
             values["starts"][-1]["ended"] = ended
-            write_atomically(environment, _json(values))
+            write_atomically(run.environment, _json(values))
+            if reachable:
+                run.publish(run.environment)
 
 
 @contextlib.contextmanager
-def resumable(run: Path) -> Iterator[None]:
+def resumable(run: Path | str) -> Iterator[None]:
     """Turns what the disk refuses (OSError) into an EcgrayError that says how to go on."""
     try:
         yield

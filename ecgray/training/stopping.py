@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 
 from ecgray.errors import EcgrayError
@@ -23,23 +22,17 @@ class RunStopped(RunEnded):
 
 
 class StopRequest:
-    """Whether the run was asked to stop: by a signal to this process, by a file that the driver laid down, or by a
-    ``notice``, which says who asks once somebody does."""
+    """Whether the run was asked to stop: by a signal to this process, or by the driver, who is asked by ``heard``."""
 
-    def __init__(
-        self, file: Path | None = None, poll_s: float = 0.5, notice: Callable[[], str | None] = lambda: None
-    ) -> None:
-        self._file, self._poll_s, self._next_look, self._notice = file, poll_s, 0.0, notice
+    def __init__(self, heard: Callable[[], str | None] | None = None, poll_s: float = 0.5) -> None:
+        self._heard, self._poll_s, self._next_look = heard, poll_s, 0.0
         self.signal_name: str | None = None
 
     def __call__(self) -> bool:
-        """Cheap enough for every step: file and notice are looked at now and then."""
-        if self.signal_name is None and time.monotonic() >= self._next_look:
+        """Cheap enough for every step: the driver is asked now and then."""
+        if self.signal_name is None and self._heard is not None and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + self._poll_s
-            if self._file is not None and self._file.exists():
-                self.signal_name = self._file.read_text(encoding="utf-8").strip() or "a stop request"
-            else:
-                self.signal_name = self._notice()
+            self.signal_name = self._heard()
         return self.signal_name is not None
 
 

@@ -35,6 +35,10 @@ class Watch:
         if self._bar is not None:
             show_metrics(self._bar, kind, step, values)
 
+    def flush(self) -> None:
+        """Let the files hold all that was added."""
+        self._events.flush()
+
     def close(self) -> None:
         self._events.close()
         if self._bar is not None:
