@@ -21,7 +21,7 @@ from ecgray.sampling.stream import cut_frames
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.tasks import Beat, FuturePrediction, HeartRate, Rhythm
 
-BLOCK, BATCH, BLOCKS = 8192, 256, 8
+BLOCK, BATCH = 8192, 256
 FRAME_SIZES = {"heart_rate": 512, "future": 512}
 """As the recipes have them; 2,048 else."""
 TASKS = [task(rule=rule) for task in (Beat, Rhythm, HeartRate) for rule in ("paper", "code")]
@@ -30,8 +30,8 @@ TASKS = [task(rule=rule) for task in (Beat, Rhythm, HeartRate) for rule in ("pap
 class Labelling:
     """Cut and label of one task, block after block."""
 
-    def __init__(self, archive: Archive, task: Any) -> None:
-        self._archive, self._task, self._step = archive, task, 0
+    def __init__(self, archive: Archive, task: Any, blocks: int = 8) -> None:
+        self._archive, self._task, self._blocks, self._step = archive, task, blocks, 0
         self.frame_size = FRAME_SIZES.get(task.name, 2048)
         self._plan = make_plan(archive, SamplingConfig(frame_size=self.frame_size), task, BATCH)
 
@@ -39,7 +39,7 @@ class Labelling:
         """(milliseconds to cut a block, to label it), the mean over some blocks."""
         cut = labelled = 0.0
         lanes = range(self._plan.sampling.lanes)
-        for _ in range(BLOCKS):
+        for _ in range(self._blocks):
             stretch = (self._step, self._step + BLOCK // BATCH, lanes)
             self._step = stretch[1]
             frames, times = self._plan.frames(*stretch), [time.perf_counter()]
@@ -54,7 +54,7 @@ class Labelling:
             times.append(time.perf_counter())
             labelled += times[1] - times[0]
             cut += times[2] - times[1]
-        return 1000 * cut / BLOCKS, 1000 * labelled / BLOCKS
+        return 1000 * cut / self._blocks, 1000 * labelled / self._blocks
 
 
 def main() -> None:

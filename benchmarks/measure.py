@@ -20,13 +20,14 @@ Result = TypeVar("Result")
 RESULTS = Path(__file__).parent / "results"
 
 
-def in_turn(methods: Mapping[str, Callable[[], Result]], repeats: int) -> dict[str, list[Result]]:
-    """Every method once, and again, ``repeats`` times over; one round before that warms caches and is left out."""
+def in_turn(methods: Mapping[str, Callable[[], Result]], repeats: int, *, warm: bool = True) -> dict[str, list[Result]]:
+    """Every method once, and again, ``repeats`` times over; with ``warm``, one round before that fills caches and is
+    left out."""
     runs: dict[str, list[Result]] = {name: [] for name in methods}
-    for turn in range(repeats + 1):
+    for turn in range(-1 if warm else 0, repeats):
         for name, method in methods.items():
             result = method()
-            if turn:
+            if turn >= 0:
                 runs[name].append(result)
     return runs
 
