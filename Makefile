@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill test-cluster lint bench
+.PHONY: install quickstart test test-kill test-cluster lint bench bench-peers bench-gpu
 
 install: $(VENV)/.installed
 
@@ -50,5 +50,25 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Each prints a table with its bars and keeps it as JSON in benchmarks/results/.
 bench: install
 	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/labelling.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/finetune.py
+	$(BIN)/python benchmarks/memory.py
+
+# litdata and mosaicml-streaming, which want other versions than ours, in an environment of their own.
+PEERS := .venv-peers
+
+bench-peers: install $(PEERS)/.installed
+	$(BIN)/python benchmarks/stream.py --peers $(PEERS)/bin/python --settings 2048
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	@touch $@
+
+bench-gpu: install
+	$(BIN)/python benchmarks/gpu.py

@@ -1,367 +1,209 @@
-"""Frames per second that the stream delivers, beside a bare numpy loop and a map-style DataLoader.
+"""Frames per second that the stream delivers, beside a bare numpy loop, a map-style DataLoader, and other libraries.
 
-    python benchmarks/stream.py [--gb 1] [--repeats 5] [--settings 2048,future] [--out benchmarks/results]
+    python benchmarks/stream.py [--settings 2048,future] [--repeats 3] [--peers PYTHON]
 
-Every method of a setting is measured in turn, ``repeats`` times over, in the same run; the table gives medians and
-the range, and ratios to the median of the loop in the same process (the driver, or a Ray Train worker). All methods
-deliver the same visits of the same plan: int16 frames with targets, in batches of 256; the consumer reads one word per
-page. The loop is ``out[i] = signal[s:s+F]`` from the memory map into one block that is used again and again, plus the
-same targets in one call per block. The loader's items are frames with their targets, as a map-style data set has them;
-with "targets given" they come from one call before its first batch instead (future prediction: always, from the plan).
+All methods deliver the same frames of the same plan, int16 with targets and fully mixed over patients, in batches of
+256, to this process and to a Ray Train worker. A row's "of the loop" compares round by round with the loop in the same
+process. The first Ray stream of a new cluster is measured by itself. ``--peers`` names the Python of an environment
+with litdata and mosaicml-streaming (``make bench-peers`` makes one): they take the place of the DataLoader, and the
+result is kept as peers.json.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import shutil
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from deliveries import BATCH, SETTINGS, Deliveries
+from delivery import measure
+from measure import Bar, Spread, in_turn, keep, show_bars, show_table, words
+from peers import PACKAGES, Peers
+from walks import write_walks
 
-BATCH = 256
-BLOCK = 4096
-PAGE_WORDS = 2048
-METHODS = "loop;local;ray;loader 0;loader 2;loader 0, targets given;loader 2, targets given"
-
-
-@dataclass(frozen=True)
-class Setting:
-    name: str
-    frame_size: int
-    leads: int
-    future: bool
-    frames: int
-    loader_frames: int
+Runs = dict[str, list[dict[str, float]]]
+OURS = ("loop", "local", "ray")
+LOADERS = ("loader 0", "loader 2", "loader 0, targets given", "loader 2, targets given")
+PLACES = {"driver": "this process", "worker": "a Ray Train worker"}
+SETS = {1: {"samples": 1 << 20, "fs": 250.0, "share": 1.0}, 12: {"samples": 60_000, "fs": 500.0, "share": 0.5}}
 
 
-SETTINGS = {
-    "512": Setting("512", 512, 1, False, 2 << 20, 128 * BATCH),
-    "2048": Setting("2048", 2048, 1, False, 1 << 20, 128 * BATCH),
-    "4096": Setting("4096", 4096, 1, False, 1 << 19, 64 * BATCH),
-    "future": Setting("future 25 x 512", 512, 1, True, 1 << 17, 16 * BATCH),
-    "12x5000": Setting("12 x 5000", 5000, 12, False, 1 << 15, 8 * BATCH),
-}
-
-
-def write_walks(out: Path, *, leads: int, megabytes: float, samples: int, fs: float) -> None:
-    """A shard set of random walks with beats and rhythms: two records to a patient."""
-    from ecgray.databases.record import BEATS, RHYTHMS, Record
-    from ecgray.shards.writer import write_shard_set
-
-    draw = np.random.default_rng(0)
-    walk = np.cumsum(draw.integers(-12, 13, (leads, samples)), axis=1)
-    walk = (walk % 2000 - 1000).astype(np.int16)
-    records = []
-    for number in range(max(40, int(megabytes * 1e6 / (2 * leads * samples)))):
-        beats = np.cumsum(draw.integers(int(0.6 * fs), int(1.1 * fs), int(samples / (0.6 * fs))))
-        beats = beats[beats < samples]
-        zones = np.arange(0, samples, int(20 * fs))
-        records.append(
-            Record(
-                id=f"r{number:06d}",
-                patient=f"p{number // 2:06d}",
-                database="walks",
-                fs=fs,
-                leads=tuple(f"lead{i}" for i in range(leads)),
-                signal=np.roll(walk, int(draw.integers(samples)), axis=1),
-                gain=np.full(leads, 200.0),
-                baseline=np.zeros(leads),
-                beats=beats,
-                beat_classes=draw.choice(len(BEATS), len(beats), p=[0.02, 0.9, 0.04, 0.01, 0.03]).astype(np.uint8),
-                rhythms=np.stack(
-                    [zones, np.minimum(zones + int(15 * fs), samples), draw.integers(2, len(RHYTHMS), len(zones))],
-                    axis=1,
-                ),
-                annotated=True,
-            )
-        )
-    write_shard_set(records, out)
-
-
-class Bench:
-    """One setting over one shard set: every method as a generator of (signal, target) batches."""
-
-    def __init__(self, setting: Setting, shards: str) -> None:
-        from ecgray.sampling.plan import SamplingConfig, make_plan
-        from ecgray.shards.archive import open_archive
-        from ecgray.tasks import Beat, FuturePrediction
-
-        self.setting, self.shards = setting, shards
-        self.archive = open_archive([shards])
-        self.task = FuturePrediction() if setting.future else Beat()
-        self.plan = make_plan(self.archive, SamplingConfig(frame_size=setting.frame_size), self.task, BATCH)
-        self.steps = setting.frames // BATCH
-        self.lanes = range(8)
-        files = sorted(Path(shards).glob("shard-*/signal.npy"))
-        # Plain arrays over the maps: slicing a np.memmap itself costs a Python call more for each frame.
-        self.maps = [np.asarray(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files]
-        self.singles = [signal[0] for signal in self.maps]
-
-    def loop(self) -> Iterator[tuple[Any, Any]]:
-        archive, task, size = self.archive, self.task, self.setting.frame_size
-        block_steps = BLOCK // BATCH if self.setting.leads == 1 and not self.setting.future else 1
-        out = None
-        for first in range(0, self.steps, block_steps):
-            stretch = (first, min(first + block_steps, self.steps), self.lanes)
-            record, start = self.plan.frames(*stretch)
-            n = len(record)
-            where = list(zip(archive.shard[record].tolist(), (archive.offset[record] + start).tolist(), strict=True))
-            maps, singles = self.maps, self.singles
-            if out is None:
-                out = np.empty((n, self.setting.leads, (25 if self.setting.future else 1) * size), np.int16)
-            if self.setting.future:
-                target = self._future(stretch, where, out)
-            else:
-                if self.setting.leads == 1:
-                    flat = out[:, 0]
-                    for i, (shard, s) in enumerate(where):
-                        flat[i] = singles[shard][s : s + size]
-                else:
-                    for i, (shard, s) in enumerate(where):
-                        out[i] = maps[shard][:, s : s + size]
-                target = task.targets(record, start, size, archive)
-            for row in range(0, n, BATCH):
-                yield out[row : row + BATCH], target[row : row + BATCH]
-
-    def _future(self, stretch: Any, where: list[tuple[int, int]], out: np.ndarray) -> np.ndarray:
-        archive, size, context = self.archive, self.setting.frame_size, self.task.context
-        record, start, place = self.plan.negatives(*stretch)
-        shards, offsets = archive.shard[record].tolist(), (archive.offset[record] + start).tolist()
-        ahead = (context + self.task.offset) * size
-        maps = self.singles
-        for i, (shard, s) in enumerate(where):
-            row, at = out[i, 0], int(place[i])
-            row[: context * size] = maps[shard][s : s + context * size]
-            candidates = list(zip(shards[i], offsets[i], strict=True))
-            candidates.insert(at, (shard, s + ahead))
-            for j, (other, t) in enumerate(candidates, start=context):
-                row[j * size : (j + 1) * size] = maps[other][t : t + size]
-        return place
-
-    def local(self) -> Iterator[tuple[Any, Any]]:
-        return self._stream("local")
-
-    def ray(self) -> Iterator[tuple[Any, Any]]:
-        return self._stream("ray")
-
-    def _stream(self, backend: str) -> Iterator[tuple[Any, Any]]:
-        from ecgray.sampling.stream import open_stream
-
-        stream = open_stream(
-            self.archive,
-            self.plan,
-            self.task,
-            backend=backend,
-            first_step=0,
-            last_step=self.steps,  # type: ignore[arg-type]
-        )
-        for batch in stream:
-            yield batch.signal, batch.target
-
-    def loader(self, workers: int, given: bool) -> Iterator[tuple[Any, Any]]:
-        import torch
-
-        steps = self.setting.loader_frames // BATCH // (1 if given else 4)
-        archive, task = self.archive, self.task
-        record, start = self.plan.frames(0, steps, self.lanes)
-        shard, offset = self.archive.shard[record], self.archive.offset[record] + start
-        size, maps = self.setting.frame_size, self.maps
-        if self.setting.future:
-            from ecgray.sampling.stream import _slots
-
-            negatives = self.plan.negatives(0, steps, self.lanes)
-            slot_record, slot_start = _slots(self.task, size, record, start, negatives)
-            slot_shard, slot_offset = self.archive.shard[slot_record], self.archive.offset[slot_record] + slot_start
-            target = negatives[2]
-        elif given:
-            target = task.targets(record, start, size, archive)
-
-        class Frames(torch.utils.data.Dataset):  # type: ignore[type-arg]
-            def __len__(self) -> int:
-                return len(record)
-
-            def __getitem__(self, i: int) -> tuple[Any, Any]:
-                if slots:
-                    parts = [maps[a][:, b : b + size] for a, b in zip(slot_shard[i], slot_offset[i], strict=True)]
-                    return np.concatenate(parts, axis=1), target[i]
-                label = target[i] if given else task.targets(record[i : i + 1], start[i : i + 1], size, archive)[0]
-                return np.array(maps[shard[i]][:, offset[i] : offset[i] + size]), label
-
-        slots = self.setting.future
-        for signal, labels in torch.utils.data.DataLoader(Frames(), batch_size=BATCH, num_workers=workers):
-            yield signal.numpy(), labels
-
-
-def measure(batches: Iterator[tuple[Any, Any]], copy: bool) -> dict[str, float]:
-    """Frames per second over the whole run and after the first batch, and the seconds to that batch."""
-    begin = time.perf_counter()
-    frames, touched, first, mine = 0, 0, 0.0, None
-    for signal, target in batches:
-        if copy:
-            mine = np.empty_like(signal) if mine is None or mine.shape != signal.shape else mine
-            np.copyto(mine, signal)
-            touched += int(mine[0, 0, 0])
-        else:
-            touched += int(signal.reshape(-1)[::PAGE_WORDS].sum()) + int(target[0])
-        frames += len(target)
-        if not first:
-            first = time.perf_counter() - begin
-            first_frames = frames
-    whole = time.perf_counter() - begin
-    return {"whole": frames / whole, "sustained": (frames - first_frames) / (whole - first), "first_s": first}
-
-
-def compare(
-    setting: Setting, shards: str, repeats: int, methods: list[str], copy: bool
-) -> dict[str, list[dict[str, float]]]:
-    """Every method in turn, ``repeats`` times over; the first round of each warms caches and is left out."""
-    bench = Bench(setting, shards)
-    make: dict[str, Callable[[], Iterator[tuple[Any, Any]]]] = {
-        "loop": bench.loop,
-        "local": bench.local,
-        "ray": bench.ray,
-        "loader 0": lambda: bench.loader(0, given=False),
-        "loader 2": lambda: bench.loader(2, given=False),
-        "loader 0, targets given": lambda: bench.loader(0, given=True),
-        "loader 2, targets given": lambda: bench.loader(2, given=True),
+def compare(name: str, config: dict[str, Any], others: tuple[str, ...]) -> Runs:
+    """Runs of the loop, the streams and ``others`` (DataLoaders, and the peers where there are any), in turn."""
+    deliveries, copy = Deliveries(SETTINGS[name], config["shards"][name]), config["copy"]
+    methods: dict[str, Callable[[], dict[str, float]]] = {
+        "loop": lambda: measure(deliveries.loop(), copy),
+        "local": lambda: measure(deliveries.local(), copy),
+        "ray": lambda: measure(deliveries.ray(), copy),
     }
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    for turn in range(repeats + 1):
-        for name in methods:
-            run = measure(make[name](), copy)
-            if turn:
-                runs[name].append(run)
-    return runs
+    for other in others:
+        workers, given = int(other.split()[1].rstrip(",")), other.endswith("given")
+        methods[other] = lambda w=workers, g=given: measure(deliveries.loader(w, g), copy)  # type: ignore[misc]
+    if not config["peers"]:
+        return in_turn(methods, config["repeats"])
+    peers, folder = Peers(config["peers"]), Path(config["folder"]) / "frames" / name
+    if not folder.is_dir():
+        peers.write(folder, *deliveries.written())
+    for library in PACKAGES:
+        for workers in (0, 2):
+            methods[f"{library} {workers}"] = lambda n=library, w=workers: peers.deliver(folder, n, w, BATCH, copy)  # type: ignore[misc]
+    try:
+        return in_turn(methods, config["repeats"])
+    finally:
+        peers.close()
 
 
-def in_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """The loop of a Ray Train worker: the same comparison from inside."""
-    methods = ["loop", "local", "ray"]
-    return {
-        name: compare(SETTINGS[name], config["shards"][name], config["repeats"], methods, config["copy"])
-        for name in config["settings"]
-    }
+def first_batch(name: str, shards: str) -> float:
+    """Seconds to the first batch of a Ray stream."""
+    deliveries = Deliveries(SETTINGS[name], shards)
+    batches = deliveries.ray()
+    found = measure(batch for batch, _ in zip(batches, range(1), strict=False))
+    batches.close()  # type: ignore[attr-defined]
+    return found["first_s"]
 
 
-def train_worker(config: dict[str, Any], cpus: float, folder: Path) -> dict[str, Any]:
+def everything(config: dict[str, Any]) -> dict[str, Any]:
+    """All settings in this process, be it a driver or the worker of a trainer."""
+    first = config["settings"][0]
+    cold = first_batch(first, config["shards"][first])
+    return {"cold_s": cold, "runs": {name: compare(name, config, config["others"]) for name in config["settings"]}}
+
+
+def in_worker(config: dict[str, Any], cpus: float, folder: Path) -> dict[str, Any]:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
-        in_worker,
-        train_loop_config=config,
+        everything,
+        train_loop_config=config | {"others": ()},
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": cpus}),
         run_config=RunConfig(name="bench-stream", storage_path=str(folder)),
     )
-    return trainer.fit().return_value
+    found: dict[str, Any] = trainer.fit().return_value
+    return found
 
 
-def rows_of(place: str, setting: str, runs: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    loop = statistics.median(run["whole"] for run in runs["loop"])
+def rows_of(place: str, setting: str, runs: Runs) -> list[dict[str, Any]]:
+    loop = [run["whole"] for run in runs["loop"]]
     rows = []
     for method, measured in runs.items():
         whole, sustained = ([run[key] for run in measured] for key in ("whole", "sustained"))
-        rows.append(
-            {
-                "place": place,
-                "setting": setting,
-                "method": method,
-                "repeats": len(measured),
-                "whole": statistics.median(whole),
-                "sustained": statistics.median(sustained),
-                "low": min(sustained),
-                "high": max(sustained),
-                "ratio_whole": statistics.median(whole) / loop,
-                "ratio_sustained": statistics.median(sustained) / loop,
-                "first_s": statistics.median(run["first_s"] for run in measured),
-            }
-        )
+        spreads = {
+            "frames_per_s": Spread.of(whole),
+            "sustained": Spread.of(sustained),
+            "of_loop": Spread.ratio(whole, loop),
+            "first_s": Spread.of(run["first_s"] for run in measured),
+        }
+        rows.append({"place": place, "setting": setting, "method": method} | {k: vars(v) for k, v in spreads.items()})
     return rows
+
+
+def bars_of(places: dict[str, dict[str, Any]], name: str) -> list[Bar]:
+    """The bars of one setting: ours against the loop where it is, and against the fastest of each other kind."""
+    bars = []
+    for place, found in places.items():
+        runs: Runs = found["runs"][name]
+
+        def best(*methods: str, runs: Runs = runs) -> list[float]:
+            return [max(values) for values in zip(*([run["whole"] for run in runs[m]] for m in methods), strict=True)]
+
+        where = f"{SETTINGS[name].name} in {PLACES[place]}"
+        local, ray, loop = best("local"), best("ray"), best("loop")
+        bars.append(Bar(f"{where}: local / loop", Spread.ratio(local, loop).median, least=0.9))
+        bars.append(Bar(f"{where}: Ray Data / loop", Spread.ratio(ray, loop).median, least=0.6))
+        if place == "worker":
+            bars.append(Bar(f"{where}: Ray Data, frames/s", Spread.of(ray).median, least=150_000))
+        if "loader 0" in runs:
+            loaders = best("loader 0", "loader 2")
+            bars.append(Bar(f"{where}: local / DataLoader", Spread.ratio(local, loaders).median, least=3))
+            bars.append(Bar(f"{where}: Ray Data / DataLoader", Spread.ratio(ray, loaders).median, least=3))
+        for library in PACKAGES:
+            if f"{library} 0" in runs:
+                other = best(f"{library} 0", f"{library} 2")
+                bars.append(Bar(f"{where}: local / {library}", Spread.ratio(local, other).median, least=2))
+                bars.append(Bar(f"{where}: Ray Data / {library}", Spread.ratio(ray, other).median, least=1.5))
+        warm = Spread.of(run["first_s"] for run in runs["ray"])
+        bars.append(Bar(f"{where}: first batch in a warm cluster, s", warm.high, most=3))
+        bars.append(Bar(f"{where}: first batch in a cold cluster, s", found["cold_s"], most=8))
+    return bars
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Frames per second, delivered with targets (median; range of the sustained rate)")
-    columns = ["where", "frames", "method", "whole run", "sustained", "range", "of loop: whole", "sustained"]
-    columns.append("first batch")
-    for name in columns:
-        table.add_column(name, justify="left" if name in columns[:3] else "right")
+    columns = ("where", "frames", "method", "frames/s (range)", "of the loop (range)", "sustained", "first batch, s")
+    cells = []
     for row in rows:
-        table.add_row(
-            row["place"],
-            row["setting"],
-            row["method"],
-            f"{row['whole']:,.0f}",
-            f"{row['sustained']:,.0f}",
-            f"{row['low']:,.0f}-{row['high']:,.0f}",
-            f"{row['ratio_whole']:.2f}",
-            f"{row['ratio_sustained']:.2f}",
-            f"{row['first_s']:.3f} s",
-        )
-    Console(width=150).print(table)
+        rate, ratio, sustained, first = (Spread(**row[k]) for k in ("frames_per_s", "of_loop", "sustained", "first_s"))
+        where = PLACES[row["place"]]
+        numbers = (rate.show(",.0f"), ratio.show(), f"{sustained.median:,.0f}", f"{first.median:.3f}")
+        cells.append((where, row["setting"], row["method"], *numbers))
+    show_table("Labelled frames delivered, whole run, median of rounds", columns, cells, left=3)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = words(__doc__)
     parser.add_argument("--gb", type=float, default=1.0, help="size of the single-lead shard set")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--settings", default=",".join(SETTINGS))
-    parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--worker-cpus", type=float, default=0.5, help="of the Ray Train worker; 0 leaves it out")
     parser.add_argument("--copy", action="store_true", help="the consumer copies every batch once")
     parser.add_argument("--shards", type=Path, help="keep the shard sets here and use them again")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
-    names, methods = arguments.settings.split(","), arguments.methods.split(";")
-    folder = arguments.shards or Path(tempfile.mkdtemp(prefix="ecgray-bench-"))
+    parser.add_argument("--peers", type=Path, help="Python of an environment with litdata and mosaicml-streaming")
+    given = parser.parse_args()
+    folder = given.shards or Path(tempfile.mkdtemp(prefix="ecgray-bench-"))
     try:
-        rows = run(arguments, names, methods, folder)
+        places = run(given, given.settings.split(","), folder)
     finally:
-        if not arguments.shards:
+        if not given.shards:
             shutil.rmtree(folder)
-    show(rows)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "stream.json").write_text(json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
-
-
-def run(arguments: argparse.Namespace, names: list[str], methods: list[str], folder: Path) -> list[dict[str, Any]]:
-    sets = {1: folder / "single", 12: folder / "twelve"}
-    for leads, samples, fs, share in ((1, 1 << 20, 250.0, 1.0), (12, 60_000, 500.0, 0.5)):
-        if not (sets[leads] / "manifest.json").exists() and any(SETTINGS[name].leads == leads for name in names):
-            write_walks(sets[leads], leads=leads, megabytes=1000 * share * arguments.gb, samples=samples, fs=fs)
-    shards = {name: str(sets[SETTINGS[name].leads]) for name in names}
-    if "ray" in methods:
-        import ray
-
-        ray.init(num_cpus=2, log_to_driver=False)
     rows = []
+    for place, found in places.items():
+        for name, runs in found["runs"].items():
+            rows += rows_of(place, SETTINGS[name].name, runs)
+    show(rows)
+    names = given.settings.split(",")
+    bars = bars_of(places, "2048" if "2048" in names else names[0])
+    show_bars(bars)
+    kept: dict[str, Any] = {"rows": rows, "cold_first_s": {p: found["cold_s"] for p, found in places.items()}}
+    if given.peers:
+        peers = Peers(given.peers)
+        kept["peers"] = peers.versions
+        peers.close()
+    keep(given.out, "peers" if given.peers else "stream", kept, bars)
+
+
+def run(given: Any, names: list[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Everything in the worker of one new cluster and in the driver of another."""
+    import ray
+
+    shards = {}
     for name in names:
-        runs = compare(SETTINGS[name], shards[name], arguments.repeats, methods, arguments.copy)
-        rows += rows_of("driver", SETTINGS[name].name, runs)
-        print(json.dumps(rows[-len(methods) :]), flush=True)
-    if "ray" in methods:
-        if arguments.worker_cpus:
-            config = {"shards": shards, "settings": names, "repeats": arguments.repeats, "copy": arguments.copy}
-            for name, runs in train_worker(config, arguments.worker_cpus, folder / "train").items():
-                rows += rows_of("Train worker", SETTINGS[name].name, runs)
-        ray.shutdown()
-    return rows
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("ecgray", "numpy", "ray", "torch")} | {"python": platform.python_version()}
+        leads = SETTINGS[name].leads
+        size, path = SETS[leads], folder / f"{leads}-lead"
+        if not (path / "manifest.json").exists():
+            megabytes = 1000 * size["share"] * given.gb
+            write_walks(path, leads=leads, megabytes=megabytes, samples=int(size["samples"]), fs=size["fs"])
+        shards[name] = str(path)
+    config = {
+        "shards": shards,
+        "settings": names,
+        "repeats": given.repeats,
+        "copy": given.copy,
+        "folder": str(folder),
+        "peers": str(given.peers.absolute()) if given.peers else None,
+        "others": () if given.peers else LOADERS,
+    }
+    places = {}
+    for place in ("worker", "driver"):
+        if place == "worker" and not given.worker_cpus:
+            continue
+        ray.init(num_cpus=2, log_to_driver=False, dashboard_host="127.0.0.1")
+        try:
+            inside = place == "worker"
+            places[place] = in_worker(config, given.worker_cpus, folder / "train") if inside else everything(config)
+        finally:
+            ray.shutdown()
+    return places
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import ecgray.sampling.local as local
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import SamplingConfig, make_plan
-from ecgray.sampling.ray_data import _batches
+from ecgray.sampling.ray_data import _batches, _columns
 from ecgray.sampling.stream import cut_block, open_stream, validation_batches
 
 SMALL = SamplingConfig(frame_size=128, frames_per_visit=16, pool_patients=8, val_fraction=0.2, val_frames_per_patient=8)
@@ -189,9 +189,7 @@ def test_ray_batches_whatever_the_blocks(archive, beat, data, first, steps):
     edges = [0, *cuts, len(whole)]
     blocks = []
     for a, b in pairwise(edges):
-        block = whole.rows(a, b)
-        columns = {name: getattr(block, name) for name in ("signal", "target", "record", "start")}
-        blocks.append(columns | {"position": first * BATCH + np.arange(a, b)})
+        blocks.append(_columns(whole.rows(a, b), first * BATCH + a, False))
     expected = [whole.rows(row, row + BATCH) for row in range(0, len(whole), BATCH)]
     equal(list(_batches(iter(blocks), BATCH, first * BATCH)), expected)
 
@@ -199,6 +197,5 @@ def test_ray_batches_whatever_the_blocks(archive, beat, data, first, steps):
 def test_ray_blocks_out_of_order_are_noticed(archive, beat):
     plan = make_plan(archive, SMALL, beat, BATCH)
     block = cut_block(archive, plan, beat, 4, 5, range(8))
-    columns = {name: getattr(block, name) for name in ("signal", "target", "record", "start")}
     with pytest.raises(RuntimeError, match="gave frame 128 where frame 96 is due"):
-        list(_batches(iter([columns | {"position": np.arange(128, 160)}]), BATCH, 96))
+        list(_batches(iter([_columns(block, 128, False)]), BATCH, 96))
