@@ -50,12 +50,15 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Real recordings (icentia11k/, mitdb/, cinc2017/), where they are on this machine.
+ECGRAY_DATA ?= $(HOME)/.cache/ecgray-data
+
 # Each prints a table with its bars and keeps it as JSON in benchmarks/results/.
 bench: install
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/labelling.py
 	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/ingest.py
+	@if [ -d $(ECGRAY_DATA)/mitdb ]; then $(BIN)/python benchmarks/ingest.py $(ECGRAY_DATA); else echo "Ingest is measured on real recordings: none in $(ECGRAY_DATA)."; fi
 	$(BIN)/python benchmarks/finetune.py
 	$(BIN)/python benchmarks/memory.py
 
