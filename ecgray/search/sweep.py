@@ -26,6 +26,7 @@ from ecgray.search.space import Space
 from ecgray.search.trial import ERROR, TrialSetting, run_trial
 from ecgray.shards.archive import open_archive
 from ecgray.shards.manifest import write_atomically
+from ecgray.shards.storage import resolve
 from ecgray.training.ray_train import connected
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _resolved(config: SweepConfig) -> tuple[SweepConfig, list[str]]:
     """With absolute paths and the number of steps; and the hashes of the pretraining data's manifests."""
 
     def absolute(path: str) -> str:
-        return str(Path(path).expanduser().resolve()) if path not in ("", "none") else path
+        return resolve(path) if path not in ("", "none") else path
 
     pretrain, finetune = config.pretrain, config.finetune
     shards = tuple(map(absolute, pretrain.data.shards))
