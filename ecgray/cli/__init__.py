@@ -56,6 +56,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "evaluate": ("score a finetuning run on records it has not seen", runs.evaluate),
     "report": ("the paper's table, ours beside it", runs.report),
     "runs": ("list the runs in a folder", operations.runs),
+    "plan": ("what pretraining on all of Icentia11K takes", operations.plan),
     "doctor": ("check this machine or cluster", operations.doctor),
     "recipes": ("list the recipes", lists.lister("recipes", lists.recipes)),
     "databases": ("list the databases", lists.lister("databases", lists.databases)),
