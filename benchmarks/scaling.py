@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH, FRAME_SIZE, STEP_S = 32, 2048, 0.1
+WORKER_CPUS = 0.05
 WARM_STEPS = 10
 LANES = 16
 
@@ -150,9 +152,9 @@ def run(shards: str, workers: list[int], steps: int, seconds: float, folder: Pat
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # as in training
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
-    # Logical CPUs: a simulated step needs none, and every stream gets a quarter of one for its tasks.
+    # Logical CPUs: a simulated step needs hardly any, and every stream gets a quarter of one for its tasks.
     ray.init(
-        num_cpus=max(2, max(workers) // 4),
+        num_cpus=math.ceil(max(workers) * (WORKER_CPUS + 0.25)) + 1,
         object_store_memory=3 << 30,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
@@ -163,7 +165,7 @@ def run(shards: str, workers: list[int], steps: int, seconds: float, folder: Pat
             in_worker,
             train_loop_config={"shards": shards, "workers": workers, "steps": steps, "seconds": seconds},
             torch_config=TorchConfig(backend="gloo"),
-            scaling_config=ScalingConfig(num_workers=max(workers), resources_per_worker={"CPU": 0}),
+            scaling_config=ScalingConfig(num_workers=max(workers), resources_per_worker={"CPU": WORKER_CPUS}),
             run_config=RunConfig(name="scaling", storage_path=str(folder / "train")),
         )
         return trainer.fit().return_value
