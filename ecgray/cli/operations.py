@@ -76,25 +76,23 @@ def runs(words: list[str]) -> None:
     if not rows:
         print(f"no runs in {c.root}")
         return
-    names = [str(row.path.relative_to(c.root)) for row in rows]
-    width = max(map(len, ["run", *names]))
-    columns = shutil.get_terminal_size((120, 0)).columns
-    print(f"{'run':<{width}}  kind      state     {'progress':<16}  {'best score':<24}  last change       config")
-    for name, row in zip(names, rows, strict=True):
-        print(f"{name:<{width}}  {row.kind:<8}  {row.state:<8}  {_rest(row)}"[: max(columns, width + 40)].rstrip())
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(f"{'state':<8}  {'kind':<8}  {'progress':<13}  {'best score':<20}  {'last change':<16}  {'config':<8}  run")
+    for row in rows:
+        print(_line(row, c.root)[:columns])
 
 
-def _rest(row: "RunRow") -> str:
-    """The columns after the state; of a damaged run its fault, of a failed one its reason after them."""
-    if row.state == "damaged":
-        return row.note
-    progress = "" if row.done is None else f"{row.done}/{'?' if row.total is None else row.total} {row.unit}"
+def _line(row: "RunRow", root: Path) -> str:
+    """The columns of a run; after its folder, why it is failed or damaged."""
+    progress = "" if row.done is None else f"{row.done}/{'?' if row.total is None else row.total}"
     score = ""
     if row.score is not None:
         name, value, sd = row.score
-        score = f"{name} {value:.3f}".replace(" 0.", " .") + (f" +- {sd:.3f}".replace(" 0.", " .") if sd else "")
+        score = f"{name.replace('macro ', '')} {value:.3f}" + (f" +- {sd:.3f}" if sd is not None else "")
     changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.changed))
-    return f"{progress:<16}  {score:<24}  {changed}  {row.config_hash[:8]:<8}  {row.note}"
+    name = str(row.path.relative_to(root)) + (f": {row.note}" if row.note else "")
+    cells = (f"{progress:<13}", f"{score.replace(' 0.', ' .'):<20}", f"{changed:<16}", f"{row.config_hash[:8]:<8}")
+    return "  ".join((f"{row.state:<8}", f"{row.kind:<8}", *cells, name))
 
 
 def plan(words: list[str]) -> None:
@@ -158,9 +156,9 @@ def plan(words: list[str]) -> None:
         "frames/s": f"{needs.frames_per_s:,.0f} of all GPUs",
         "hours": f"{needs.hours:,.2f}, of them validation at most {needs.validation_s / 3600:.2f}",
         "storage": f"{needs.read_bytes_per_s / 1e6:,.0f} MB/s read by each node from a file system, at most",
-        "bucket": f"{needs.fetched_once_bytes_per_s / 1e6:,.0f} MB/s fetched by each node whose cache holds it all "
-        f"(then at least {needs.bucket_hours:,.2f} hours), {needs.fetched_each_pass_bytes_per_s / 1e6:,.0f} MB/s with "
-        "a small cache",
+        "bucket": f"{needs.fetched_once_bytes_per_s / 1e6:,.0f} MB/s fetched by each node whose cache holds it all, "
+        f"and at least {needs.bucket_hours:,.2f} hours",
+        "small cache": f"{needs.fetched_each_pass_bytes_per_s / 1e6:,.0f} MB/s fetched by each node, again each pass",
         "object store": f"{needs.object_store_bytes / 1e9:.2f} GB on each node",
         "cost": f"{needs.cost:,.2f} at {rates.price_per_gpu_hour:g} a GPU and hour",
         "limited by": needs.limit,
