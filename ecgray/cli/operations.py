@@ -1,17 +1,18 @@
 """Verbs around the runs."""
 
+import contextlib
 import json
 import shutil
 import sys
 import textwrap
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ecgray.cli.words import parse
+from ecgray.cli.words import Flat, choose, exchange, one_of, parse
 from ecgray.errors import EcgrayError
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ def doctor(words: list[str]) -> None:
     from ecgray.operations.doctor import examine
 
     c = parse(Doctor, "doctor", words)
-    checks = []
-    for check in examine(c.storage):
-        checks.append(check)
-        if not c.json:
-            _show(f"{check.state:<6}{check.name:<12}", check.found)
-            if check.remedy:
-                _show(f"{'':<18}-> ", check.remedy)
+    checks, out = [], sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it hears of nodes
+        for check in examine(c.storage):
+            checks.append(check)
+            if not c.json:
+                with contextlib.redirect_stdout(out):
+                    _show(f"{check.state:<6}{check.name:<12}", check.found)
+                    if check.remedy:
+                        _show(f"{'':<18}-> ", check.remedy)
     if c.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
     failed = [check.name for check in checks if check.state == "fail"]
@@ -73,22 +76,92 @@ def runs(words: list[str]) -> None:
     if not rows:
         print(f"no runs in {c.root}")
         return
-    names = [str(row.path.relative_to(c.root)) for row in rows]
-    width = max(map(len, ["run", *names]))
-    columns = shutil.get_terminal_size((120, 0)).columns
-    print(f"{'run':<{width}}  kind      state     {'progress':<16}  {'best score':<24}  last change       config")
-    for name, row in zip(names, rows, strict=True):
-        print(f"{name:<{width}}  {row.kind:<8}  {row.state:<8}  {_rest(row)}"[: max(columns, width + 40)].rstrip())
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(f"{'state':<8}  {'kind':<8}  {'progress':<13}  {'best score':<20}  {'last change':<16}  {'config':<8}  run")
+    for row in rows:
+        print(_line(row, c.root)[:columns])
 
 
-def _rest(row: "RunRow") -> str:
-    """The columns after the state; of a damaged run its fault, of a failed one its reason after them."""
-    if row.state == "damaged":
-        return row.note
-    progress = "" if row.done is None else f"{row.done}/{'?' if row.total is None else row.total} {row.unit}"
+def _line(row: "RunRow", root: Path) -> str:
+    """The columns of a run; after its folder, why it is failed or damaged."""
+    progress = "" if row.done is None else f"{row.done}/{'?' if row.total is None else row.total}"
     score = ""
     if row.score is not None:
         name, value, sd = row.score
-        score = f"{name} {value:.3f}".replace(" 0.", " .") + (f" +- {sd:.3f}".replace(" 0.", " .") if sd else "")
+        score = f"{name.replace('macro ', '')} {value:.3f}" + (f" +- {sd:.3f}" if sd is not None else "")
     changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.changed))
-    return f"{progress:<16}  {score:<24}  {changed}  {row.config_hash[:8]:<8}  {row.note}"
+    name = str(row.path.relative_to(root)) + (f": {row.note}" if row.note else "")
+    cells = (f"{progress:<13}", f"{score.replace(' 0.', ' .'):<20}", f"{changed:<16}", f"{row.config_hash[:8]:<8}")
+    return "  ".join((f"{row.state:<8}", f"{row.kind:<8}", *cells, name))
+
+
+def plan(words: list[str]) -> None:
+    from ecgray.models import MODELS
+    from ecgray.operations.capacity import Rates, measured_stream, needs_of
+    from ecgray.recipes import RECIPES
+    from ecgray.tasks import TASKS
+    from ecgray.training.config import PretrainConfig
+
+    @dataclass(frozen=True, kw_only=True)
+    class Plan:
+        """What pretraining on all of Icentia11K takes on a cluster of GPUs, from measured rates."""
+
+        config: Annotated[PretrainConfig, Flat]
+        task: Annotated[str | None, one_of(TASKS)] = None
+        """Another task than the recipe's; its fields follow as --task.*"""
+        model: Annotated[str | None, one_of(MODELS)] = None
+        """Another network than the recipe's; its fields follow as --model.*"""
+        gpus: int
+        """GPUs of all nodes, a training worker on each."""
+        gpus_per_node: int
+        rates: Annotated[Rates, Flat]
+        bench: Path = Path("benchmarks/results/stream.json")
+        """What make bench wrote: the stream's rate, where none is given."""
+        shard_mb: float = 128.0
+        read_ahead_kb: float = 128.0
+        """Of the nodes' disks (/sys/block/*/queue/read_ahead_kb; 128 is what Linux sets)."""
+        json: bool = False
+        """JSON for programs."""
+
+    table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "pretrain"}
+    recipe, rest = choose("plan", "pretraining recipe", words, table)
+    start = exchange(recipe.make(), rest, {"task": TASKS, "model": MODELS})
+    c = parse(
+        Plan, f"plan {words[0]}", rest, Plan(config=start, rates=Rates(), gpus=tyro.MISSING, gpus_per_node=tyro.MISSING)
+    )
+    rates, origin = c.rates, "given"
+    if rates.stream_frames_per_s is None and c.bench.is_file():
+        rates, origin = replace(rates, stream_frames_per_s=measured_stream(c.bench, c.config)), str(c.bench)
+    needs = needs_of(
+        c.config,
+        rates,
+        gpus=c.gpus,
+        gpus_per_node=c.gpus_per_node,
+        shard_mb=c.shard_mb,
+        read_ahead_kb=c.read_ahead_kb,
+    )
+    if c.json:
+        values = {"gpus": c.gpus, "gpus_per_node": c.gpus_per_node, "rates": asdict(rates)}
+        print(json.dumps(values | asdict(needs) | {"all_reduce_share": needs.all_reduce_share}, indent=2))
+        return
+    nodes = -(-c.gpus // c.gpus_per_node)
+    rows = {
+        "cluster": f"{c.gpus} GPUs on {nodes} nodes, {c.gpus_per_node} each",
+        "archive": f"Icentia11K: {needs.archive_bytes / 1e12:.3f} TB of signal in {needs.shards:,} shards",
+        "run": f"{needs.frames / 1e6:,.1f} million frames, {needs.steps:,} steps, {needs.passes:.1f} passes",
+        "network": f"{needs.parameters / 1e6:.2f} million parameters",
+        "step": f"{needs.step_s * 1e3:,.1f} ms: compute {needs.compute_s * 1e3:,.1f}, all-reduce at most "
+        f"{needs.all_reduce_s * 1e3:,.1f} ({needs.all_reduce_share:.1%})",
+        "beside it": f"stream {needs.stream_s * 1e3:,.1f} ms (rate: {origin}), storage {needs.storage_s * 1e3:,.1f} ms",
+        "frames/s": f"{needs.frames_per_s:,.0f} of all GPUs",
+        "hours": f"{needs.hours:,.2f}, of them validation at most {needs.validation_s / 3600:.2f}",
+        "storage": f"{needs.read_bytes_per_s / 1e6:,.0f} MB/s read by each node from a file system, at most",
+        "bucket": f"{needs.fetched_once_bytes_per_s / 1e6:,.0f} MB/s fetched by each node whose cache holds it all, "
+        f"and at least {needs.bucket_hours:,.2f} hours",
+        "small cache": f"{needs.fetched_each_pass_bytes_per_s / 1e6:,.0f} MB/s fetched by each node, again each pass",
+        "object store": f"{needs.object_store_bytes / 1e9:.2f} GB on each node",
+        "cost": f"{needs.cost:,.2f} at {rates.price_per_gpu_hour:g} a GPU and hour",
+        "limited by": needs.limit,
+    }
+    for label, text in rows.items():
+        _show(f"{label:<14}", text)

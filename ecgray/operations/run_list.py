@@ -68,10 +68,13 @@ def _row(folder: Path) -> RunRow:
         if kind == "evaluate":
             return _evaluated(folder)
         values, environment = read_json(folder / "config.json"), read_json(folder / "environment.json")
-        kind = "pretrain" if "training" in values else "finetune" if "protocol" in values else "other"
+        kind = "pretrain" if "training" in values else "finetune" if "protocol" in values else kind
         return {"pretrain": _pretrained, "finetune": _finetuned}.get(kind, _other)(folder, values, environment)
-    except (EcgrayError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (EcgrayError, OSError) as error:
         note = " ".join(str(error).split())
+        return RunRow(path=folder, kind=kind, state="damaged", changed=_changed(folder), note=note)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        note = f"its files hold other things than a run's ({type(error).__name__}: {error})"
         return RunRow(path=folder, kind=kind, state="damaged", changed=_changed(folder), note=note)
 
 

@@ -1,0 +1,222 @@
+"""``ecgray plan``: what a pretraining on all of Icentia11K takes on a cluster that is not there yet.
+
+The archive (PhysioNet's release 1.0; papers.md W1, W2): 11,000 patients, 541,794 segments of 1,048,577 samples at
+250 Hz, one lead, int16: 1.136 TB of signal. With n GPUs on m nodes, batch B, lanes L and frames of F samples:
+
+    training patients     11,000 - round(val_fraction 11,000)
+    steps                 training.steps, else training patients x frames_per_patient // B
+    shards                ceil(bytes of signal / shard_mb), as ingest lays them out
+    frames per GPU, b     B / L x ceil(L / n): the worker with most lanes is waited for
+    compute               b / frames/s of one GPU
+    all-reduce            2 (n - 1) / n x 4 bytes x parameters / bus bandwidth: float32 gradients, a ring, nothing of it
+                          hidden behind the backward pass, so at most this
+    stream                b / frames/s that one worker's stream delivers
+    bytes read            of a frame, at most its own and a read-ahead window of the kernel for each place that it is
+                          cut from: one, for future prediction the context's and each candidate's; no cache counts
+    storage               frames of a node (b x its GPUs) x bytes read / bytes/s that a node reads
+    step                  max(compute + all-reduce, stream, storage): stream and storage work while a step computes
+    validation            every validate_every steps and at the end, all held-out frames shared by n GPUs, at the speed
+                          of a training step, so at most this
+    passes                steps x B / (training patients x frames_per_visit)
+    bucket (s3, gs)       a node fetches whole shards: each once where its cache holds all, else those of its
+                          lanes' patients once a pass; the hours are at least bytes fetched / bytes/s that a node reads
+    object store          for every stream of a node, BLOCKS_ALIVE blocks of the Ray stream
+    cost                  hours x n x price
+
+What limits is the largest part of the step. A rate that is neither given nor measured is asked for, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ecgray.errors import EcgrayError
+from ecgray.models.base import parameter_count
+from ecgray.sampling.ray_data import BLOCK_BYTES
+from ecgray.training.config import PretrainConfig
+from ecgray.training.loop import network_of
+
+PATIENTS, SEGMENTS, SEGMENT_SAMPLES = 11_000, 541_794, 1_048_577
+SAMPLE_BYTES, GRADIENT_BYTES = 2, 4
+BLOCKS_ALIVE = 5
+"""Blocks that one stream has in the object store at most: the one being consumed, two fetched ahead, one waiting in its
+task and one being cut. ``benchmarks/scaling.py`` measures it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What was measured or is known; None where nothing was given. Rates are per second."""
+
+    gpu_frames_per_s: float | None = None
+    stream_frames_per_s: float | None = None
+    all_reduce_gb_per_s: float | None = None
+    storage_mb_per_s: float | None = None
+    price_per_gpu_hour: float | None = None
+
+
+ASK = {
+    "gpu_frames_per_s": "frames_per_s in metrics.jsonl of a run of this recipe on one such GPU",
+    "stream_frames_per_s": "make bench",
+    "all_reduce_gb_per_s": "ecgray doctor, between such nodes",
+    "storage_mb_per_s": "ecgray doctor --storage, what one node reads",
+    "price_per_gpu_hour": "the price list",
+}
+"""Where each rate comes from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What the run takes. Seconds are per step; bytes are of a node unless they say otherwise."""
+
+    steps: int
+    passes: float
+    frames: int
+    shards: int
+    archive_bytes: int
+    parameters: int
+    compute_s: float
+    all_reduce_s: float
+    stream_s: float
+    storage_s: float
+    step_s: float
+    validation_s: float
+    hours: float
+    frames_per_s: float
+    read_bytes_per_s: float
+    fetched_once_bytes_per_s: float
+    fetched_each_pass_bytes_per_s: float
+    bucket_hours: float
+    """At least, with caches that hold all."""
+    object_store_bytes: int
+    cost: float
+    limit: str
+
+    @property
+    def all_reduce_share(self) -> float:
+        return self.all_reduce_s / self.step_s
+
+
+def needs_of(
+    config: PretrainConfig,
+    rates: Rates,
+    *,
+    gpus: int,
+    gpus_per_node: int,
+    shard_mb: float = 128.0,
+    read_ahead_kb: float = 128.0,
+) -> Needs:
+    """The arithmetic of this module. Raises EcgrayError for a cluster that the run cannot use and for lacking rates."""
+    sampling, training, task = config.sampling, config.training, config.task
+    _refuse_shapes(config, gpus, gpus_per_node)
+    _demand(rates, gpus)
+    compute_rate, stream_rate = rates.gpu_frames_per_s or 0.0, rates.stream_frames_per_s or 0.0
+    held_out = int(sampling.val_fraction * PATIENTS + 0.5)
+    patients = PATIENTS - held_out
+    steps = training.steps or max(1, patients * sampling.frames_per_patient // training.batch_size)
+    archive_bytes = SEGMENTS * SEGMENT_SAMPLES * SAMPLE_BYTES
+    with torch.device("meta"):
+        parameters = parameter_count(network_of(config, 1))
+    frames = training.batch_size // sampling.lanes * math.ceil(sampling.lanes / gpus)
+    of_node = frames * min(gpus_per_node, gpus)
+    compute_s = frames / compute_rate
+    all_reduce_s = 0.0
+    if gpus > 1:
+        all_reduce_s = 2 * (gpus - 1) / gpus * GRADIENT_BYTES * parameters / ((rates.all_reduce_gb_per_s or 0.0) * 1e9)
+    stream_s = frames / stream_rate
+    samples = task.span(sampling.frame_size) + task.negatives * sampling.frame_size
+    places = 2 + task.negatives if task.negatives else 1
+    read_bytes = samples * SAMPLE_BYTES + places * read_ahead_kb * 1024
+    storage_s = of_node * read_bytes / ((rates.storage_mb_per_s or 0.0) * 1e6)
+    parts = {
+        "the GPUs": compute_s,
+        "the all-reduce": all_reduce_s,
+        "the stream": stream_s,
+        "the storage": storage_s,
+    }
+    step_s = max(compute_s + all_reduce_s, stream_s, storage_s)
+    working = {name: parts[name] for name in ("the GPUs", "the all-reduce")}
+    limit = max(working if step_s == compute_s + all_reduce_s else parts, key=lambda name: parts[name])
+    validations = math.ceil(steps / training.validate_every)
+    validation_s = validations * held_out * sampling.val_frames_per_patient / gpus / compute_rate
+    seconds = steps * step_s + validation_s
+    passes = steps * training.batch_size / (patients * sampling.frames_per_visit)
+    block_steps = max(1, BLOCK_BYTES // (frames * samples * SAMPLE_BYTES))
+    block_bytes = block_steps * frames * samples * SAMPLE_BYTES
+    nodes = math.ceil(gpus / gpus_per_node)
+    return Needs(
+        steps=steps,
+        passes=passes,
+        frames=steps * training.batch_size,
+        shards=math.ceil(archive_bytes / (shard_mb * 1e6)),
+        archive_bytes=archive_bytes,
+        parameters=parameters,
+        compute_s=compute_s,
+        all_reduce_s=all_reduce_s,
+        stream_s=stream_s,
+        storage_s=storage_s,
+        step_s=step_s,
+        validation_s=validation_s,
+        hours=seconds / 3600,
+        frames_per_s=training.batch_size / step_s,
+        read_bytes_per_s=of_node * read_bytes / step_s,
+        fetched_once_bytes_per_s=archive_bytes / seconds,
+        fetched_each_pass_bytes_per_s=archive_bytes * max(passes, 1.0) / nodes / seconds,
+        bucket_hours=max(seconds, archive_bytes / ((rates.storage_mb_per_s or 0.0) * 1e6)) / 3600,
+        object_store_bytes=min(gpus_per_node, gpus) * BLOCKS_ALIVE * block_bytes,
+        cost=seconds / 3600 * gpus * (rates.price_per_gpu_hour or 0.0),
+        limit=limit,
+    )
+
+
+def _refuse_shapes(config: PretrainConfig, gpus: int, gpus_per_node: int) -> None:
+    lanes, batch = config.sampling.lanes, config.training.batch_size
+    if gpus < 1 or gpus_per_node < 1:
+        raise EcgrayError(f"A plan needs at least one GPU, got {gpus} and {gpus_per_node} per node; give others.")
+    if gpus > lanes:
+        raise EcgrayError(
+            f"A run must have at most as many workers as lanes, got {gpus} GPUs and sampling.lanes={lanes}; give "
+            f"--sampling.lanes {gpus} and a --training.batch-size that is a multiple of it, or fewer GPUs."
+        )
+    if batch % lanes:
+        raise EcgrayError(
+            f"training.batch_size must be a multiple of sampling.lanes, got {batch} and {lanes}; change one of them."
+        )
+
+
+def _demand(rates: Rates, gpus: int) -> None:
+    given = {name: value for name, value in vars(rates).items() if name != "all_reduce_gb_per_s" or gpus > 1}
+    lacking = [f"--{name.replace('_', '-')} ({ASK[name]})" for name, value in given.items() if value is None]
+    if lacking:
+        raise EcgrayError(f"A plan needs rates that were measured, got none for {'; '.join(lacking)}; give them.")
+    for name, value in given.items():
+        least = 0 if name == "price_per_gpu_hour" else 1e-9
+        if not least <= (value or 0.0) < 1e15:
+            raise EcgrayError(f"--{name.replace('_', '-')} must be a positive number, got {value}; measure it again.")
+
+
+def measured_stream(bench: Path, config: PretrainConfig) -> float:
+    """Frames per second of the Ray stream in a Train worker, for frames of the recipe's size, as ``make bench`` has it.
+
+    Raises EcgrayError where the file is none of it, or has not measured such frames.
+    """
+    task, size = config.task, config.sampling.frame_size
+    slots = (task.span(size) // size + task.negatives) if task.negatives else 0
+    setting = f"future {slots} x {size}" if slots else str(size)
+    try:
+        rows: list[dict[str, Any]] = json.loads(bench.read_text(encoding="utf-8"))["rows"]
+        place = {"place": "Train worker", "setting": setting, "method": "ray"}
+        found = [float(row["sustained"]) for row in rows if place.items() <= row.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EcgrayError(f"{bench} must be what make bench wrote, got: {error}; run it again.") from error
+    if not found:
+        raise EcgrayError(
+            f"{bench} must hold the Ray stream of '{setting}' in a Train worker, got none; run make bench with that "
+            "setting, or give --stream-frames-per-s."
+        )
+    return found[0]

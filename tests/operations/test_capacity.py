@@ -1,0 +1,141 @@
+"""The plan of a large run, against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ecgray.cli import main
+from ecgray.models import MODELS, list_models
+from ecgray.operations.capacity import BLOCKS_ALIVE, Needs, Rates, measured_stream, needs_of
+from ecgray.recipes import RECIPES
+from ecgray.training.config import PretrainConfig
+
+RATES = Rates(
+    gpu_frames_per_s=3200,
+    stream_frames_per_s=250_000,
+    all_reduce_gb_per_s=10,
+    storage_mb_per_s=2000,
+    price_per_gpu_hour=2.5,
+)
+STREAM = Path(__file__).parents[2] / "benchmarks" / "results" / "stream.json"
+
+
+def recipe(name: str, *, lanes: int = 64, batch: int = 2048) -> PretrainConfig:
+    config = RECIPES[f"weimann2021_{name}"].make()
+    assert isinstance(config, PretrainConfig)
+    sampling, training = replace(config.sampling, lanes=lanes), replace(config.training, batch_size=batch)
+    return replace(config, sampling=sampling, training=training)
+
+
+def needs(config: PretrainConfig, rates: Rates = RATES, gpus: int = 64, gpus_per_node: int = 8) -> Needs:
+    return needs_of(config, rates, gpus=gpus, gpus_per_node=gpus_per_node)
+
+
+def test_by_hand() -> None:
+    """64 GPUs on 8 nodes, batch 2,048: 32 frames a GPU, 256 a node."""
+    n = needs(recipe("beat"))
+    assert n.archive_bytes == 541_794 * 1_048_577 * 2 == 1_136_225_454_276
+    assert n.shards == 8877  # 1,136,225.45 MB / 128
+    assert (n.steps, n.frames) == (20_900, 42_803_200)  # (11,000 - 550) x 4,096 / 2,048: 42.8 million (W11)
+    assert n.passes == 32  # 4,096 / 128
+    # ResNet-18 with one lead; a head of 5 classes instead of 4 has 513 parameters more.
+    (listed,) = [m for m in list_models() if m["name"] == "resnet18" and m["leads"] == 1]
+    assert n.parameters == int(listed["parameters"]) + 513 * (len(recipe("beat").task.classes) - 4)
+    assert n.compute_s == pytest.approx(0.010)  # 32 / 3,200
+    assert n.all_reduce_s == pytest.approx(2 * 63 / 64 * 4 * n.parameters / 10e9)
+    assert n.stream_s == pytest.approx(0.000128)  # 32 / 250,000
+    assert n.storage_s == pytest.approx(256 * (4096 + 131_072) / 2e9)  # 17.3 ms: a frame and a window each
+    assert n.step_s == n.storage_s and n.limit == "the storage"
+    assert n.frames_per_s == pytest.approx(2048 / n.storage_s)
+    assert n.read_bytes_per_s == pytest.approx(2e9)  # all that the node can read
+    assert n.validation_s == pytest.approx(42 * 70_400 / 64 / 3200)  # 41 times 500 steps and the end; 550 x 128 frames
+    seconds = 20_900 * n.step_s + n.validation_s
+    assert n.hours == pytest.approx(seconds / 3600)
+    assert n.cost == pytest.approx(n.hours * 64 * 2.5)
+    assert n.fetched_once_bytes_per_s == pytest.approx(1_136_225_454_276 / seconds)
+    assert n.fetched_each_pass_bytes_per_s == pytest.approx(32 / 8 * 1_136_225_454_276 / seconds)
+    assert n.bucket_hours == pytest.approx(1_136_225_454_276 / 2e9 / 3600)  # 568 s, more than the training takes
+    assert n.object_store_bytes == 8 * BLOCKS_ALIVE * 192 * 32 * 4096  # 24 MiB / (32 frames of 4 KiB) = 192 steps
+
+
+def test_what_limits() -> None:
+    quick_disks = replace(RATES, storage_mb_per_s=1e6)
+    n = needs(recipe("beat"), quick_disks)
+    assert n.limit == "the GPUs" and n.step_s == pytest.approx(n.compute_s + n.all_reduce_s)
+    assert n.all_reduce_share == pytest.approx(n.all_reduce_s / (n.compute_s + n.all_reduce_s))
+    assert needs(recipe("beat"), replace(quick_disks, all_reduce_gb_per_s=0.1)).limit == "the all-reduce"
+    assert needs(recipe("beat"), replace(quick_disks, stream_frames_per_s=1000)).limit == "the stream"
+
+
+def test_one_gpu_reduces_nothing() -> None:
+    n = needs(recipe("beat", lanes=8), replace(RATES, all_reduce_gb_per_s=None, storage_mb_per_s=1e6), gpus=1)
+    assert n.all_reduce_s == 0 and n.compute_s == pytest.approx(2048 / 3200)
+    assert n.object_store_bytes == BLOCKS_ALIVE * 3 * 2048 * 4096  # 24 MiB / 8 MiB a step = 3 steps
+
+
+def test_uneven_lanes_wait_for_the_fullest_worker() -> None:
+    assert needs(recipe("beat", lanes=64), gpus=48).compute_s == pytest.approx(2 * 32 / 3200)
+
+
+def test_future_prediction_reads_in_ten_places() -> None:
+    """16 context frames side by side, a positive and 8 negatives, 512 samples each: 25,600 bytes in 10 places."""
+    n = needs(recipe("future"))
+    assert n.storage_s == pytest.approx(256 * (25 * 1024 + 10 * 131_072) / 2e9)
+
+
+def test_longer_runs_and_other_networks() -> None:
+    config = recipe("beat")
+    n = needs(replace(config, training=replace(config.training, steps=1000), model=MODELS["resnet34"]))
+    assert n.steps == 1000 and n.parameters > needs(config).parameters
+    assert n.passes == pytest.approx(1000 * 2048 / (10_450 * 128))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["plan", "weimann2021_beat", "--gpus-per-node", "8", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_what_lacks_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = (
+        "--gpus",
+        "64",
+        "--sampling.lanes",
+        "64",
+        "--training.batch-size",
+        "2048",
+        "--bench",
+        str(tmp_path / "none"),
+    )
+    line = refused(capsys, *shape, "--price-per-gpu-hour", "2")
+    for name in ("gpu-frames-per-s", "stream-frames-per-s", "all-reduce-gb-per-s", "storage-mb-per-s"):
+        assert f"--{name} (" in line
+    assert "--price" not in line and "make bench" in line and "ecgray doctor" in line
+    assert "--sampling.lanes 64" in refused(capsys, "--gpus", "64")
+    assert "multiple" in refused(capsys, "--gpus", "8", "--training.batch-size", "36")
+    (tmp_path / "bench.json").write_text('{"rows": 3}')
+    assert "must be what make bench wrote" in refused(capsys, *shape[:-1], str(tmp_path / "bench.json"))
+    (tmp_path / "bench.json").write_text('{"rows": []}')
+    assert "--stream-frames-per-s" in refused(capsys, *shape[:-1], str(tmp_path / "bench.json"))
+    given = ("--gpu-frames-per-s", "-1", "--stream-frames-per-s", "1", "--all-reduce-gb-per-s", "1")
+    line = refused(capsys, *shape, *given, "--storage-mb-per-s", "1", "--price-per-gpu-hour", "2")
+    assert "--gpu-frames-per-s must be a positive number" in line
+
+
+def test_the_stream_as_it_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(STREAM.read_text())["rows"]
+    place = {"place": "Train worker", "setting": "2048", "method": "ray"}
+    (measured,) = [row["sustained"] for row in rows if place.items() <= row.items()]
+    assert measured_stream(STREAM, recipe("beat")) == measured
+    words = ["plan", "weimann2021_beat", "--gpus", "8", "--gpus-per-node", "8", "--bench", str(STREAM), "--json"]
+    words += ["--gpu-frames-per-s", "3200", "--all-reduce-gb-per-s", "10", "--storage-mb-per-s", "2000"]
+    assert main([*words, "--price-per-gpu-hour", "2.5"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["rates"]["stream_frames_per_s"] == measured and values["stream_s"] == pytest.approx(4 / measured)
+    assert main([*[word for word in words if word != "--json"], "--price-per-gpu-hour", "2.5"]) == 0
+    printed = capsys.readouterr().out
+    assert str(STREAM) in printed and "limited by" in printed

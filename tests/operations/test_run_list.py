@@ -1,0 +1,157 @@
+"""Runs in every state, made by the commands that make them: what the list says of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ecgray.cli import main
+from ecgray.operations.run_list import RunRow, list_runs
+
+CINC2017 = Path(__file__).parents[1] / "data" / "cinc2017"
+SMALL = ["--model.width", "4", "--sampling.val-fraction", "0.3", "--sampling.frame-size", "256", "--training.threads"]
+SMALL += [
+    "1",
+    "--training.batch-size",
+    "8",
+    "--training.checkpoint-every",
+    "2",
+    "--sampling.val-frames-per-patient",
+    "4",
+]
+
+
+def words(shards: Path, out: Path, steps: int, *more: str) -> list[str]:
+    given = ["pretrain", "weimann2021_beat", "--data", str(shards), "--out", str(out), *SMALL]
+    return [*given, "--training.steps", str(steps), *more]
+
+
+def row_of(folder: Path) -> RunRow:
+    (row,) = list_runs(folder)
+    return row
+
+
+@pytest.fixture(scope="module")
+def finished(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert main(words(small_archive, out, 4)) == 0
+    return out
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
+
+
+def test_a_finished_run(finished: Path) -> None:
+    row = row_of(finished)
+    assert (row.kind, row.state, row.done, row.total, row.unit) == ("pretrain", "finished", 4, 4, "steps")
+    best = [line for line in (finished / "metrics.jsonl").read_text().splitlines() if '"validation"' in line]
+    assert row.score == ("accuracy", max(json.loads(line)["accuracy"] for line in best), None)
+    assert row.config_hash == json.loads((finished / "environment.json").read_text())["config_hash"]
+    assert row.changed == (finished / "environment.json").stat().st_mtime
+
+
+def test_running_then_stopped_then_killed(small_archive: Path, tmp_path: Path) -> None:
+    """One run, asked to stop and resumed, then killed: by its lock, and by what it last said."""
+    out = tmp_path / "run"
+    for ending, state, note in ((signal.SIGTERM, "stopped", ""), (signal.SIGKILL, "stopped", "killed")):
+        command = [sys.executable, "-m", "ecgray.cli", *words(small_archive, out, 100_000), "--training.log-every", "2"]
+        process = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            before = row_of(out).done or 0 if out.exists() else 0
+            deadline = time.monotonic() + 240
+            while not (out / "environment.json").exists() or (row_of(out).done or 0) <= before:
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            row = row_of(out)
+            assert (row.state, row.total) == ("running", 100_000)
+        finally:
+            os.kill(process.pid, ending)
+            process.wait(120)
+        row = row_of(out)
+        assert (row.state, row.note) == (state, note) and row.done
+
+
+def test_a_failed_run_says_why(small_archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(words(small_archive, out, 50, "--optimiser.learning-rate", "1e30")) == 2
+    row = row_of(out)
+    assert row.state == "failed" and "Loss and gradient must be finite" in row.note
+
+
+def test_damage_is_one_line_each(run: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = run / "checkpoints" / "step-000004" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-10])
+    assert row_of(run).state == "damaged" and "step-000004 is not whole: model.safetensors" in row_of(run).note
+    weights.write_bytes(content)
+    for file in ("config.json", "environment.json"):
+        text = (run / file).read_text()
+        for torn in (text[: len(text) // 2], "[]", "{}"):
+            (run / file).write_text(torn)
+            row = row_of(run)
+            assert row.state == "damaged" and row.note and "\n" not in row.note, (file, torn)
+        (run / file).unlink()
+        assert row_of(run).state == "damaged"
+        (run / file).write_text(text)
+    assert row_of(run).state == "finished"
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    assert row_of(run).state == "damaged"
+    assert main(["runs", str(run.parent)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2 and printed[1].startswith("damaged   pretrain") and "no whole checkpoint" in printed[1]
+
+
+def test_finetuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards, out = tmp_path / "shards", tmp_path / "runs" / "deep" / "fine"
+    assert main(["ingest", "cinc2017", str(CINC2017), "--out", str(shards), "--workers", "0"]) == 0
+    small = ["--model.width", "4", "--data.seconds", "5", "--protocol.epochs", "1", "--protocol.val-fraction", "0.2"]
+    small += ["--data.train-fraction", "0.4", "--protocol.test-fraction", "0.4", "--protocol.batch-size", "4"]
+    given = ["finetune", "weimann2021_cinc2017", "--data", str(shards), "--out", str(out), "--seeds", "2", *small]
+    assert main(given) == 0
+    row = row_of(tmp_path / "runs")
+    assert (row.path, row.kind, row.state, row.done, row.total) == (out, "finetune", "finished", 2, 2)
+    scores = json.loads((out / "scores.json").read_text())["splits"]["test"]["scores"]["macro_f1"]
+    assert row.score == ("test macro F1", scores["mean"], scores["sd"])
+    (out / "scores.json").unlink()
+    assert row_of(out).state == "damaged"
+    environment = json.loads((out / "environment.json").read_text())
+    del environment["starts"][-1]["ended"]
+    (out / "environment.json").write_text(json.dumps(environment))
+    (out / "seeds" / "seed-01" / "complete").unlink()
+    row = row_of(out)
+    assert (row.state, row.note, row.done) == ("stopped", "killed", 1)
+    assert row.score is not None and row.score[0] == "val. macro F1"
+    capsys.readouterr()
+    assert main(["runs", str(tmp_path / "runs"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["path"] == str(out)
+
+
+def test_kinds_that_come_later_and_other_folders(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep with a trial in it, of a version to come; a model's folder of somebody else."""
+    sweep, model = tmp_path / "all" / "sweep", tmp_path / "all" / "model"
+    sweep.mkdir(parents=True)
+    model.mkdir()
+    (sweep / "config.json").write_text('{"space": "weimann2021"}')
+    environment = {"config_hash": "abc", "starts": [{"ended": {"state": "failed", "reason": "no GPU"}}]}
+    (sweep / "environment.json").write_text(json.dumps(environment))
+    shutil.copytree(run, sweep / "trials" / "0001", symlinks=True)
+    (model / "config.json").write_text("{}")
+    rows = {str(row.path.relative_to(tmp_path / "all")): row for row in list_runs(tmp_path / "all")}
+    assert {name: (row.kind, row.state) for name, row in rows.items()} == {
+        "sweep": ("other", "failed"),
+        "sweep/trials/0001": ("pretrain", "finished"),
+    }
+    assert main(["runs", str(model)]) == 0 and "no runs in" in capsys.readouterr().out
+    assert main(["runs", str(tmp_path / "nowhere")]) == 2
