@@ -82,6 +82,16 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def write_other() -> Callable[[Path], Path]:
+    """Writes records of the same kind that ``labelled`` does not hold."""
+
+    def write(folder: Path) -> Path:
+        return write_shards(folder, make_records({"N": 6, "A": 6, "O": 6, "~": 6}, first=5000))
+
+    return write
+
+
+@pytest.fixture
 def small() -> Callable[..., FinetuneConfig]:
     """A config for ``labelled``: narrow network, few epochs; dotted groups can be overridden by dictionaries."""
 
