@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill lint bench
+.PHONY: install quickstart test test-kill fuzz lint bench
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,13 @@ test: install lint
 # SIGKILL in many places, of one worker and of all, every task, 0 to 3 workers, and 1 to 3 on Ray: equal to the bit.
 test-kill: install
 	$(BIN)/python benchmarks/continuation.py --ray 1,2,3
+
+# Damaged files of every kind, drawn from a seed and led by coverage; and every record that is here against wfdb.
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py --inputs 100000
+	$(BIN)/python tests/fuzz/run.py --inputs 100000 --coverage
+	ECGRAY_LONG=1 $(BIN)/python -m pytest tests/databases/test_wfdb_annotations.py tests/databases/test_wfdb_signal.py
 
 lint: install
 	$(BIN)/ruff check .
