@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill test-cluster lint bench bench-peers bench-gpu
+.PHONY: install quickstart test test-kill test-cluster fuzz lint bench bench-peers bench-gpu
 
 install: $(VENV)/.installed
 
@@ -43,6 +43,13 @@ test-kill: install
 # Clusters of several machines, made of network namespaces: nodes killed, cut off and taken back, `ray up` over ssh. Root.
 test-cluster: install
 	$(BIN)/python -m pytest tests/cluster -m "slow or not slow" --durations=0 -rs
+
+# Damaged files of every kind, drawn from a seed and led by coverage; and every record that is here against wfdb.
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py --inputs 100000
+	$(BIN)/python tests/fuzz/run.py --inputs 100000 --coverage
+	ECGRAY_LONG=1 $(BIN)/python -m pytest tests/databases/test_wfdb_annotations.py tests/databases/test_wfdb_signal.py
 
 lint: install
 	$(BIN)/ruff check .

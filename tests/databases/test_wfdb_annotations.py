@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def assert_same_as_wfdb(file: Path) -> None:
     assert list(ours.aux) == [text.rstrip("\0") for text in theirs.aux_note]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=10_000 if "ECGRAY_LONG" in os.environ else 150, deadline=None)
 @given(st.lists(FIELD, max_size=40), st.booleans())
 def test_random_files_as_rdann_reads_them(fields: list[bytes], with_resolution: bool) -> None:
     note = b"## time resolution: 250"

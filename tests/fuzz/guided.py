@@ -69,8 +69,10 @@ def _fuzz(target: Any, count: int, seed: int, root: Path, watch: Watch, clean: C
 
     def mutate(data: bytes, longest: int, draw: int) -> bytes:
         rng = np.random.default_rng(draw)
-        first = data[:FIRST_CHOOSES] or b"\0"
-        changed = data[FIRST_CHOOSES:]
+        first, changed = data[:FIRST_CHOOSES] or b"\0", data[FIRST_CHOOSES:]
+        if rng.random() < 0.3:  # afresh: a file that reaches nothing of its own is never kept
+            number = int(rng.integers(len(files)))
+            first, changed = bytes([number]), clean.content(files[number])
         mutator: Callable[..., bytes] = target.files[files[first[0] % len(files)]]
         if rng.random() < 0.6:
             with contextlib.suppress(Exception):  # a mutator may not fit what earlier mutations made
