@@ -28,10 +28,11 @@ from ecgray.search.folder import SweepFolder
 from ecgray.search.shared import Devices, SharedPretraining, seeds_side_by_side, validation_score
 from ecgray.shards.manifest import write_atomically
 from ecgray.training.model_folder import read_json
-from ecgray.training.ray_train import HANDOVER_S
 from ecgray.training.run import locked
 
 ERROR, RESULT = "error.txt", "result.json"
+HANDOVER_S = 120.0
+"""How long a trial waits for one of an earlier start that may still be writing."""
 
 
 @dataclass(frozen=True, kw_only=True)
