@@ -124,14 +124,22 @@ def evaluate(words: list[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write the paper's table with our numbers beside it, from stored runs."""
+    """Write the paper's table with our numbers beside it, from stored runs; or the report of a sweep."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
+    """Finetuning runs and evaluations, or one sweep."""
     out: str
 
 
 def report(words: list[str]) -> None:
+    from ecgray.report.read_sweep import is_sweep
     from ecgray.report.report import write_report
+    from ecgray.report.sweep_report import write_sweep_report
 
     c = parse(Report, "report", words)
+    if any(is_sweep(Path(run)) for run in c.runs):
+        if len(c.runs) > 1:
+            raise EcgrayError(f"A sweep must be reported alone, got {len(c.runs)} folders; give one.")
+        print(write_sweep_report(c.runs[0], c.out))
+        return
     print(write_report(c.runs, c.out))

@@ -54,7 +54,11 @@ class Resources:
     concurrent: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or (self.concurrent or 1) < 1 or (self.gpus is not None and self.gpus < 0):
+        if (
+            self.workers < 1
+            or (self.concurrent is not None and self.concurrent < 1)
+            or (self.gpus is not None and self.gpus < 0)
+        ):
             raise EcgrayError(
                 "A trial must have a worker or more, no negative share of a GPU, and at least one must run at a time, "
                 f"got {self.workers}, {self.gpus} and {self.concurrent}; leave them out for what the cluster holds."
@@ -83,7 +87,7 @@ class Resources:
                 cluster_share=(cpus - trials * LEAST_CPUS) / cpus / trials,
             )
             return trials, {"CPU": LEAST_CPUS}, inside
-        reserved = {"CPU": float(int(share)) if share >= 1 else round(share - 0.005, 2)}
+        reserved = {"CPU": float(int(share)) if share >= 1 else int(share * 100) / 100}
         if each:
             reserved["GPU"] = each
         return trials, reserved, Devices(threads=max(1, int(share)), devices=each or 1.0)

@@ -1,0 +1,166 @@
+"""The study as the record: what was proposed goes on, what was stopped is pruned, nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from optuna.trial import BaseTrial, TrialState
+from ray.tune.schedulers import TrialScheduler
+
+from ecgray.errors import EcgrayError
+from ecgray.recipes import SPACES
+from ecgray.search.config import SearchConfig, SweepConfig
+from ecgray.search.folder import SweepFolder
+from ecgray.search.space import Space
+from ecgray.search.study import StudySearch, open_storage
+from ecgray.search.sweep import Resources, _halving
+
+SPACE = SPACES["weimann2021_pretraining"]
+RUNG, END = {"steps": 4, "probe": 0.25}, {"score": 0.5, "cost": 7.0}
+
+
+def open_search(folder: Path, storage: str = "sqlite", space: Space = SPACE, **search: Any) -> StudySearch:
+    settings = SearchConfig(**({"trials": 12, "startup_trials": 4} | search))
+    folder.mkdir(exist_ok=True)
+    return StudySearch(space, settings, open_storage(storage, folder), "study", SweepFolder(folder), lambda trial: None)
+
+
+def finish(search: StudySearch, name: str, score: float) -> None:
+    search.on_trial_complete(name, END | {"score": score})
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_states_values_and_probes(tmp_path: Path, storage: str) -> None:
+    search = open_search(tmp_path, storage)
+    asked = [search.suggest(name)["params"] for name in ("whole", "stopped", "raised", "died", "running")]
+    assert [params["pretrain.task"] for params in asked[:4]] == ["beat", "rhythm", "heart_rate", "future"]
+    search.on_trial_result("whole", RUNG)
+    search.on_trial_complete("whole", RUNG | END)
+    search.on_trial_complete("stopped", RUNG | {"probe": 0.125})  # Tune tells the result that it stops a trial for here
+    search.on_trial_complete("raised", {"failed": "EcgrayError: no"})
+    search.on_trial_complete("died", None, error=True)
+    assert search.left == 8
+
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    assert [row["state"] for row in rows] == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "RUNNING"]
+    assert [row["values"] for row in rows] == [[0.5], None, None, None, None]
+    assert [row["probes"] for row in rows] == [{"4": 0.25}, {"4": 0.125}, {}, {}, {}]
+    assert "no" in rows[2]["error"] and "died" in rows[3]["error"]
+    stored = open_search(tmp_path, storage).study.trials
+    assert stored[1].intermediate_values == {4: 0.125} and stored[1].state == TrialState.PRUNED
+
+
+def test_a_second_process_goes_on_with_what_was_running(tmp_path: Path) -> None:
+    first = open_search(tmp_path)
+    asked = [first.suggest(f"t{i}") for i in range(6)]
+    for i in (0, 2, 3):
+        finish(first, f"t{i}", i / 10)
+    first.on_trial_result("t4", RUNG)
+
+    second = open_search(tmp_path)
+    assert second.left == 9
+    again = [second.suggest(f"new{i}") for i in range(3)]
+    assert again == [asked[1], asked[4], asked[5]], "with their numbers and values"
+    second.on_trial_result("new1", RUNG)
+    second.on_trial_complete("new1", RUNG | END)
+    assert second.study.trials[4].intermediate_values == {4: 0.25}
+    assert second.suggest("more")["number"] == 6
+    assert len(second.study.trials) == 7
+
+
+def test_a_sweep_that_was_killed_proposes_what_it_would_have(tmp_path: Path) -> None:
+    proposed = []
+    for name, processes in (("whole", 1), ("killed", 9)):
+        trials = []
+        search = open_search(tmp_path / name)
+        for i in range(9):
+            if processes > 1:
+                search = open_search(tmp_path / name)
+            trials.append(search.suggest(f"t{i}"))
+            finish(search, f"t{i}", len(str(trials[-1])) % 7 / 7)
+        proposed.append(trials)
+    assert proposed[0] == proposed[1]
+    rates = [trial["params"]["pretrain.optimiser.learning_rate"] for trial in proposed[0][4:]]
+    assert len(set(rates)) == 5
+    other = open_search(tmp_path / "other", seed=1)
+    assert [other.suggest(f"t{i}") for i in range(6)][4] != proposed[0][4]
+
+
+def test_two_objectives(tmp_path: Path) -> None:
+    search = open_search(tmp_path, objective="score_and_cost")
+    for name in "abc":
+        search.suggest(name)
+    search.on_trial_complete("a", END)
+    search.on_trial_complete("b", RUNG)
+    assert [trial.state.name for trial in search.study.trials[:3]] == ["COMPLETE", "PRUNED", "RUNNING"]
+    assert search.study.trials[0].values == [0.5, 7.0]
+    assert json.loads((tmp_path / "trials.json").read_text())[1]["probes"] == {"4": 0.25}
+
+
+def test_what_tune_writes_of_the_searcher_holds_no_password(tmp_path: Path) -> None:
+    search = open_search(tmp_path, f"sqlite:///{tmp_path}/secret.db")
+    assert b"secret" not in pickle.dumps(search)
+    search.save(str(tmp_path / "saved"))
+    assert (tmp_path / "saved").read_bytes() == b""
+    with pytest.raises(EcgrayError) as error:
+        open_storage("postgresql://user:hunter2@127.0.0.1:1/none", tmp_path)
+    assert "hunter2" not in str(error.value) and "postgresql" in str(error.value)
+
+
+def test_halving_knows_what_earlier_processes_saw(tmp_path: Path, make_sweep: Any) -> None:
+    def suggest(trial: BaseTrial) -> None:
+        trial.suggest_float("pretrain.optimiser.learning_rate", 1e-4, 1e-2, log=True)
+
+    space = replace(SPACE, suggest=suggest, paper=())
+    config: SweepConfig = make_sweep(trials=9)
+    first = open_search(tmp_path, space=space)
+    for i, probe in enumerate((0.1, 0.2, 0.3, 0.4)):
+        first.suggest(f"t{i}")
+        first.on_trial_result(f"t{i}", {"steps": 4, "probe": probe})
+        if i < 3:  # the last one is running when the process ends
+            first.on_trial_complete(f"t{i}", {"steps": 4, "probe": probe})
+    scheduler = _halving(open_search(tmp_path, space=space), config)
+    decisions = []
+    for probe in (0.25, 0.15):
+        trial: Any = SimpleNamespace(trial_id=f"new {probe}")
+        scheduler.on_trial_add(None, trial)
+        assert scheduler.on_trial_result(None, trial, {"score": 1.0}) == TrialScheduler.CONTINUE
+        decisions.append(scheduler.on_trial_result(None, trial, {"steps": 4, "probe": probe}))
+    assert decisions == [TrialScheduler.CONTINUE, TrialScheduler.STOP], "above and below the median of .1, .2, .3"
+    assert config.rungs == (4,)
+
+
+@pytest.mark.parametrize(
+    ("resources", "cluster", "trials", "reserved", "devices"),
+    [
+        (Resources(), {"CPU": 2.0}, 2, {"CPU": 1.0}, (1, 1.0, 1.0)),
+        (Resources(concurrent=1), {"CPU": 16.0}, 1, {"CPU": 16.0}, (16, 1.0, 1.0)),
+        (Resources(), {"CPU": 16.0, "GPU": 2.0}, 2, {"CPU": 8.0, "GPU": 1.0}, (8, 1.0, 1.0)),
+        (Resources(gpus=0.25), {"CPU": 16.0, "GPU": 2.0}, 8, {"CPU": 2.0, "GPU": 0.25}, (2, 0.25, 1.0)),
+        (Resources(gpus=0.25), {"CPU": 2.0, "GPU": 1.0}, 4, {"CPU": 0.5, "GPU": 0.25}, (1, 0.25, 1.0)),
+        (Resources(workers=2), {"CPU": 8.0}, 4, {"CPU": 0.01}, (2, 2.0, 7.96 / 8 / 4)),
+    ],
+)
+def test_trials_side_by_side(
+    resources: Resources,
+    cluster: dict[str, float],
+    trials: int,
+    reserved: dict[str, float],
+    devices: tuple[int, float, float],
+) -> None:
+    count, each, what = resources.of(cluster)
+    assert (count, each) == (trials, reserved)
+    assert (what.threads, what.devices, what.cluster_share) == (devices[0], devices[1], pytest.approx(devices[2]))
+
+
+def test_a_trial_that_does_not_fit() -> None:
+    with pytest.raises(EcgrayError, match="3 workers"):
+        Resources(workers=3).of({"CPU": 2.0})
+    with pytest.raises(EcgrayError, match="at least one"):
+        Resources(concurrent=0)
