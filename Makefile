@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill lint bench
+.PHONY: install quickstart test test-kill test-s3 lint bench
 
 install: $(VENV)/.installed
 
@@ -48,3 +48,7 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/stream.py
+
+# The whole way on object storage, against a real S3 server on loopback: shards, runs, a kill, a resume, seeds, a report.
+test-s3: install
+	$(BIN)/python benchmarks/on_s3.py
