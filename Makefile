@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill test-cluster fuzz lint bench bench-peers bench-gpu
+.PHONY: install quickstart test test-kill test-cluster test-s3 fuzz lint bench bench-peers bench-gpu
 
 install: $(VENV)/.installed
 
@@ -82,3 +82,7 @@ $(PEERS)/.installed: benchmarks/peers.txt
 
 bench-gpu: install
 	$(BIN)/python benchmarks/gpu.py
+
+# The whole way on object storage, against a real S3 server on loopback: shards, runs, a kill, a resume, seeds, a report.
+test-s3: install
+	$(BIN)/python benchmarks/on_s3.py

@@ -1,6 +1,7 @@
 """Verbs that make runs and reports."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro

@@ -66,9 +66,7 @@ def open_folder(
     with contextlib.ExitStack() as stack:
         if is_remote(out):
             url = resolve(out)
-            folder, _ = stack.enter_context(
-                working_copy(url, resume=resume, wanted=lambda n: not n.startswith("lock/"))
-            )
+            folder = stack.enter_context(working_copy(url, resume=resume, wanted=lambda n: not n.startswith("lock/")))
             run = RunFolder(folder, url)
         else:
             run = RunFolder(Path(out).absolute())

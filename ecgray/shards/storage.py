@@ -38,6 +38,7 @@ _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotF
 _DAMAGED_ON_THE_WAY = ("BadDigest", "IncompleteBody", "Content-MD5", "did not match", "fully consumed")
 
 log = logging.getLogger(__name__)
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints tracebacks of what is tried again here
 T = TypeVar("T")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from ecgray.errors import EcgrayError
 from ecgray.shards.cache import cache_folder
 from ecgray.shards.manifest import write_atomically
-from ecgray.shards.remote_lock import RemoteLock, remotely_locked
+from ecgray.shards.remote_lock import remotely_locked
 from ecgray.shards.storage import download, is_remote, join, list_files, list_versions, resolve, upload
 
 _AT_ONCE = 8
@@ -48,11 +48,11 @@ def _key(url: str) -> str:
 
 
 @contextlib.contextmanager
-def working_copy(url: str, *, resume: bool, wanted: Callable[[str], bool]) -> Iterator[tuple[Path, RemoteLock]]:
+def working_copy(url: str, *, resume: bool, wanted: Callable[[str], bool]) -> Iterator[Path]:
     """The working copy of the run at ``url``, which nobody else writes meanwhile; removed when all went well.
 
     A URL with a run is refused without ``resume``; with it, the copy is made equal to what is published, as far as it
-    is ``wanted``. One with other files is refused.
+    is ``wanted``. One with other files is refused. Raises EcgrayError at the end, too, when somebody took the run over.
     """
     folder = working_folder(url)
     with remotely_locked(url) as lock:
@@ -64,7 +64,8 @@ def working_copy(url: str, *, resume: bool, wanted: Callable[[str], bool]) -> It
                 f"A run must go into a new folder, got {url}, which holds other files; give another --out."
             )
         renew(url, folder, wanted if "config.json" in below else lambda name: False)
-        yield folder, lock
+        yield folder
+        lock.check()
     shutil.rmtree(folder, ignore_errors=True)
 
 

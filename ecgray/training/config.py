@@ -19,7 +19,8 @@ ICENTIA11K_MV = (0.0018, 1.3711)
 class DataConfig:
     """Shard sets of one rate, and whose mean and standard deviation standardise them: their own (the paper's rule)
     or those of the whole Icentia11K archive (papers.md W7). ``verify``: what is checked of every shard file before the
-    first step, its SHA-256, or its size alone where the archive is too large to be read once more."""
+    first step, its SHA-256, or its size alone where the archive is too large to be read once more; of a set at a
+    URL its size, and its SHA-256 when it is fetched."""
 
     shards: tuple[str, ...] = ()
     standardisation: Literal["manifest", "icentia11k"] = "manifest"

@@ -162,7 +162,7 @@ def open_run(
     with contextlib.ExitStack() as stack:
         if is_remote(out):
             url = resolve(out)
-            folder, _ = stack.enter_context(working_copy(url, resume=resume, wanted=lambda name: name in _TO_GO_ON))
+            folder = stack.enter_context(working_copy(url, resume=resume, wanted=lambda name: name in _TO_GO_ON))
             run = RunFolder(folder, url)
         else:
             run = RunFolder(Path(out).absolute())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,40 @@ from ecgray.shards.storage import (
 )
 
 
-@pytest.mark.parametrize("place", ["s3", "local"])
-def test_files(place: str, bucket: str, tmp_path: Path) -> None:
-    root = bucket if place == "s3" else str(tmp_path / "files")
+@pytest.fixture
+def gs_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an emulator of Google's storage, a real HTTP server on loopback."""
+    pytest.importorskip("gcsfs")
+    pytest.importorskip("gcp_storage_emulator")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["start", "-q", "-M", "-H", "127.0.0.1", "--port", str(port), "--default-bucket", "ecgray"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gcp_storage_emulator", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield "gs://ecgray"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.parametrize("place", ["s3", "gs", "local"])
+def test_files(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    root = {
+        "s3": lambda: request.getfixturevalue("bucket"),
+        "gs": lambda: request.getfixturevalue("gs_bucket"),
+        "local": lambda: str(tmp_path / "files"),
+    }[place]()
     write_bytes(join(root, "a", "one"), b"1")
     write_bytes(join(root, "a", "deep", "two"), b"22")
     assert list_files(join(root, "a")) == {"one": 1, "deep/two": 2}
