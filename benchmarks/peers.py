@@ -71,6 +71,7 @@ class Sample:
         return {"signal": np.array(signal[i]).ravel(), "target": int(target[i])}
 
 
+@lru_cache(maxsize=1)
 def load(folder: str) -> tuple[np.ndarray, np.ndarray]:
     return np.load(f"{folder}/signal.npy", mmap_mode="r"), np.load(f"{folder}/target.npy")
 

@@ -26,7 +26,7 @@ TASKS_PER_DATASET = 64
 """A long run is a row of datasets of 1,280 blocks, so that no list of its tasks is ever made."""
 
 TASK_CPUS = (1.0, 0.5, 0.25)
-"""What a task may ask for: the most that leaves every stream two tasks, so that one cuts while the other hands over."""
+"""What a task may ask for: the most that leaves every stream a task."""
 
 Columns = dict[str, np.ndarray]
 
@@ -63,12 +63,10 @@ def cpu_share(world: int) -> tuple[float, int]:
             for bundle, node in group["bundles_to_node_id"].items():
                 if node in free:
                     free[node] -= group["bundles"][bundle].get("CPU", 0.0)
-    slots = {cpus: sum(int(left / cpus + 1e-6) for left in free.values()) for cpus in TASK_CPUS}
-    for tasks in (2, 1):
-        for cpus in TASK_CPUS:
-            if slots[cpus] >= tasks * world:
-                # More than two of a share of a CPU would only take turns on it.
-                return cpus, slots[cpus] // world if cpus == 1 else tasks
+    for cpus in TASK_CPUS:
+        slots = sum(int(left / cpus + 1e-6) for left in free.values())
+        if slots >= world:
+            return cpus, slots // world
     raise EcgrayError(
         f"Ray Data needs {TASK_CPUS[-1]:g} CPU for each of {world} training workers beside what they hold, got "
         f"{sum(free.values()):g} of {total:g} left; give the workers fewer CPUs, add a node, or take the local stream."
@@ -182,8 +180,7 @@ def _columns(block: Batch, position: int, slots: bool) -> Columns:
     """The integers as one column of rows: a tensor, which Ray Data takes as it is. Of a column of scalars it asks every
     value for its type, which costs a sixth of a task's time."""
     integers = [position + np.arange(len(block)), block.target, block.record, block.start]
-    whole = np.stack(integers, axis=1)
-    return {"signal": block.signal, "integers": np.concatenate([whole, block.slot_record], axis=1) if slots else whole}
+    return {"signal": block.signal, "integers": np.column_stack([*integers, block.slot_record] if slots else integers)}
 
 
 def _block(columns: Columns) -> tuple[int, Batch]:
@@ -192,9 +189,7 @@ def _block(columns: Columns) -> tuple[int, Batch]:
     slots = columns["integers"][:, 4:] if columns["integers"].shape[1] > 4 else record[:, None]
     if (np.diff(position) != 1).any():
         raise RuntimeError(f"Ray Data gave frames {position[0]} to {position[-1]} out of order")
-    return int(position[0]), Batch(
-        columns["signal"], target, record, start, slots if slots.shape[1] else record[:, None]
-    )
+    return int(position[0]), Batch(columns["signal"], target, record, start, slots)
 
 
 def _join(one: Batch, two: Batch) -> Batch:
