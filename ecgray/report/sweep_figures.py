@@ -82,11 +82,12 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
         figure, axes = _figure(2 * WIDTH, HEIGHT + 0.3)
         axes.grid(visible=False)
         places = {}
+        boxed = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
         for column, name in enumerate(names):
             places[name], labels = _scale([trial.params.get(name) for trial in sweep.trials], name)
             axes.plot([column, column], [0, 1], color=RULE, linewidth=1, zorder=0)
             for place, label in labels:
-                axes.text(column + 0.03, place, label, fontsize=8.5, color=MUTED, va="center", zorder=4)
+                axes.text(column + 0.03, place, label, fontsize=8.5, color=INK, va="center", zorder=4, bbox=boxed)
         for trial in sorted(ended, key=lambda trial: (not math.isnan(trial.score), trial.score)):
             line = [places[name](trial.params.get(name)) for name in names]
             jitter = 0.012 * ((trial.number * 7) % 5 - 2)
