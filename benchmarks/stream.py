@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def first_batch(name: str, shards: str) -> float:
     """Seconds to the first batch of a Ray stream."""
     deliveries = Deliveries(SETTINGS[name], shards)
     batches = deliveries.ray()
-    found = measure(batch for batch, _ in zip(batches, range(1), strict=False))
+    found = measure(islice(batches, 1))
     batches.close()  # type: ignore[attr-defined]
     return found["first_s"]
 

@@ -138,3 +138,30 @@ def test_memory_that_processes_share_is_told_from_own():
     finally:
         block.close()
         block.unlink()
+
+
+def test_the_stream_is_held_against_its_bars(capsys):
+    """Of given runs: the fastest of a library's ways counts, round by round, in each place."""
+    stream = benchmark("stream")
+
+    def runs(**whole: tuple[float, float]) -> dict[str, list[dict[str, float]]]:
+        rates = {name.replace("_", " "): values for name, values in whole.items()}
+        return {name: [{"whole": v, "sustained": v, "first_s": 0.5} for v in values] for name, values in rates.items()}
+
+    here = runs(loop=(400e3, 200e3), local=(800e3, 400e3), ray=(300e3, 100e3), litdata_0=(100e3, 40e3))
+    here |= runs(litdata_2=(20e3, 60e3), streaming_0=(1e3, 1e3), streaming_2=(2e3, 2e3))
+    there = runs(loop=(400e3, 400e3), local=(400e3, 400e3), ray=(200e3, 100e3))
+    places = {"driver": {"cold_s": 9.0, "runs": {"2048": here}}, "worker": {"cold_s": 1.0, "runs": {"2048": there}}}
+    bars = {bar.name: bar for bar in stream.bars_of(places, "2048")}
+    assert bars["2048 in this process: local / loop"].value == 2
+    assert bars["2048 in this process: Ray Data / loop"].value == pytest.approx(0.625)
+    assert bars["2048 in this process: Ray Data / litdata"].value == pytest.approx((3 + 100 / 60) / 2)
+    assert not bars["2048 in this process: first batch in a cold cluster, s"].met
+    assert not bars["2048 in a Ray Train worker: Ray Data / loop"].met
+    assert bars["2048 in a Ray Train worker: Ray Data, frames/s"].value == 150e3
+    stream.show(
+        [row for place, found in places.items() for row in stream.rows_of(place, "2048", found["runs"]["2048"])]
+    )
+    benchmark("measure").show_bars(bars.values())
+    shown = capsys.readouterr().out
+    assert "litdata 2" in shown and "NOT MET" in shown and "at least 0.9" in shown
