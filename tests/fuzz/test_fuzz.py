@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ headers = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=headers)
 def test_any_header_is_read_or_refused(tmp_path: Path, header: str) -> None:
     folder = tmp_path / "in"
@@ -60,12 +61,15 @@ def test_any_header_is_read_or_refused(tmp_path: Path, header: str) -> None:
         (folder / "linked.dat").symlink_to(tmp_path / "outside.dat")
     (folder / "r.dat").write_bytes(np.arange(500, dtype="<i2").tobytes())
     (folder / "r.hea").write_text(header, encoding="utf-8", errors="replace", newline="")
+    began = time.process_time()  # of the processor: a busy machine is no hang
     try:
         record = Folder().read(Reference(record="r", patient="r", path=folder / "r"))
     except RecordRefused as reason:
+        assert time.process_time() - began < 5
         assert str(reason) and "\n" not in str(reason) and len(str(reason)) < 600
         return
     prepare(record, Target(fs=record.fs, leads=record.leads))
+    assert time.process_time() - began < 5
     assert record.signal.size <= 1000
 
 
@@ -75,15 +79,18 @@ words = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(words, max_size=60), end=st.sampled_from([b"\0\0", b"", b"\0"]))
 def test_any_annotation_file_is_read_or_refused(tmp_path: Path, content: list[int], end: bytes) -> None:
     file = tmp_path / "r.atr"
     file.write_bytes(np.array(content, "<u2").tobytes() + end)
+    began = time.process_time()
     try:
         found = read_annotations(file)
     except RecordRefused as reason:
+        assert time.process_time() - began < 5
         assert "\n" not in str(reason)
         return
+    assert time.process_time() - began < 5
     assert len(found.sample) == len(found.type) == len(found.aux) <= len(content)
     assert sum(found.counts().values()) >= len(found.sample)
