@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -63,15 +61,16 @@ def test_a_killed_sweep_goes_on(small_archive: Path, labelled_shards: Path, tmp_
     words = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]
     words += ["--data", str(small_archive), "--downstream", str(labelled_shards), "--out", str(out)]
     command = [sys.executable, "-m", "ecgray.cli", "sweep", "weimann2021_pretraining", *words]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(tmp_path / "driver.log", "w") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 600
         while not (out / "trials.json").is_file() or len(ended(out)) < 2:
-            assert driver.poll() is None and time.monotonic() < deadline
+            assert driver.poll() is None and time.monotonic() < deadline, (tmp_path / "driver.log").read_text()[-3000:]
             time.sleep(0.05)
         started = psutil.Process(driver.pid).children(recursive=True)
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
+        driver.kill()
         driver.wait()
     before = ended(out)
     end_descendants(started)
