@@ -176,9 +176,16 @@ class Training:
         Raises RunStopped after a stop request, with a checkpoint saved; RunEnded when loss or gradient is no longer
         finite, with the frames of that step written out.
         """
+        try:
+            if self.state.step < self.last_step:
+                self._go()
+        finally:
+            # Before the process group ends: its last holder waits for gloo's threads, and DDP would do so holding the
+            # GIL, for which such a thread may be waiting.
+            self._wrapped = self.network
+
+    def _go(self) -> None:
         first, distributed = self.state.step, self._distributed
-        if first >= self.last_step:
-            return
         stream = open_stream(
             self._archive,
             self._plan,

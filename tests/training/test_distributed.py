@@ -45,6 +45,7 @@ def work(rank, size, config, out, still):
         training._wrapped.eval()
         training.optimiser = torch.optim.SGD(training.network.parameters(), lr=1e-3)
     training.go()
+    assert training._wrapped is training.network  # no DDP is left to end the group, which could wait for ever
     if size > 1:
         dist.destroy_process_group()
 

@@ -60,6 +60,7 @@ def work(rank, size, config, out):
     assert next(training.network.parameters()).dtype == torch.float64
     training._wrapped.eval()
     training.go()
+    assert training._wrapped is training.network  # no DDP is left to end the group, which could wait for ever
     if size > 1:
         dist.destroy_process_group()
 
