@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shlex
 import shutil
 import signal
@@ -23,6 +24,8 @@ import psutil
 
 REPOSITORY = Path(__file__).parents[2]
 NETWORK = "10.79.0"
+HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
+"""ssh asks the system for it, whatever $HOME says: each host has a folder of its own mounted there."""
 SSHD = "/usr/sbin/sshd"
 
 INIT = """
@@ -32,6 +35,8 @@ mkdir -p /tmp/ray
 mount --bind {folder}/ray /tmp/ray
 mount -t tmpfs -o size=2g tmpfs /dev/shm
 mount --bind {names} /etc/hosts
+{keep}
+mount --rbind {folder}/home {home}
 hostname {name}
 ip link set lo up
 until ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done
@@ -53,7 +58,6 @@ UsePAM no
 StrictModes no
 PermitRootLogin prohibit-password
 PasswordAuthentication no
-SetEnv HOME={folder}/home
 """
 
 
@@ -61,10 +65,10 @@ def missing(ssh: bool = False) -> str | None:
     """What this machine lacks for hosts; None where they can be made."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need Linux and root"
-    tools = ["ip", "unshare", "nsenter", "setpriv", *(["ssh", "ssh-keygen", "rsync", SSHD] if ssh else [])]
+    tools = ["ip", "unshare", "nsenter", "setpriv", "curl", *(["ssh", "ssh-keygen", "rsync", SSHD] if ssh else [])]
     lacking = [tool for tool in tools if shutil.which(tool) is None]
     if lacking:
-        return f"{', '.join(lacking)} must be installed (apt-get install iproute2 util-linux openssh-server rsync)"
+        return f"{', '.join(lacking)} must be installed (apt-get install curl iproute2 util-linux openssh-server rsync)"
     probe = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount", "true"], capture_output=True, text=True)
     return f"no namespaces here: {probe.stderr.strip()}" if probe.returncode else None
 
@@ -123,17 +127,23 @@ class Hosts:
         (folder / "up").unlink(missing_ok=True)
         words = {"folder": folder, "root": self.root, "name": self.name(host), "address": self.address(host)}
         (folder / "sshd_config").write_text(SSHD_CONFIG.format(**words))
+        needed = [Path(sys.base_prefix), Path(sys.prefix), REPOSITORY, self.root]
+        kept = {path.relative_to(HOME).parts[0] for path in needed if path.is_relative_to(HOME)}
+        homes = [(shlex.quote(str(HOME / part)), shlex.quote(str(folder / "home" / part))) for part in sorted(kept)]
+        keep = "\n".join(f"mkdir -p {there}; mount --bind {here} {there}" for here, there in homes)
         sshd = f"mkdir -p /run/sshd; {SSHD} -f {folder}/sshd_config -E {folder}/sshd.log" if self.ssh else ""
-        (folder / "init.sh").write_text(INIT.format(**words, names=self.root / "names", sshd=sshd))
+        (folder / "init.sh").write_text(
+            INIT.format(**words, names=self.root / "names", sshd=sshd, home=HOME, keep=keep)
+        )
         apart = ["--net", "--pid", "--mount", "--uts", "--ipc", "--mount-proc", "--fork", "--kill-child"]
         enter = ["nsenter", "-t", str(self._world), "-p"]
         started = self._start([*enter, "unshare", *apart, "bash", str(folder / "init.sh")], folder / "init.log")
         self._first[host] = first = _child(_child(started.pid))
-        here = f"to-{host}"
+        plug = f"to-{host}"
         with contextlib.suppress(subprocess.CalledProcessError):
-            self._in_world("ip", "link", "del", here)
-        self._in_world("ip", "link", "add", here, "type", "veth", "peer", "name", "eth0", "netns", str(first))
-        self._in_world("ip", "link", "set", here, "master", "bridge", "up")
+            self._in_world("ip", "link", "del", plug)
+        self._in_world("ip", "link", "add", plug, "type", "veth", "peer", "name", "eth0", "netns", str(first))
+        self._in_world("ip", "link", "set", plug, "master", "bridge", "up")
         deadline = time.monotonic() + 60
         while not (folder / "up").exists():
             if started.poll() is not None or time.monotonic() > deadline:
@@ -177,7 +187,7 @@ class Hosts:
     def _on(self, host: int, command: str) -> list[str]:
         environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": str(self.folder(host) / "home"),
+            "HOME": str(HOME),
             "PYTHONPATH": str(REPOSITORY),
             "LANG": "C.UTF-8",
             **self._environment,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+import pytest
+
 from ecgray.training.checkpoint import newest_checkpoint
 
 Cluster = Any
 
 
+@pytest.mark.slow
 def test_a_node_is_lost_and_returns(cluster: Cluster, wait_until: Any) -> None:
     run, driver = cluster.drive("elastic", workers=(1, 2), step_seconds=1.0)
 

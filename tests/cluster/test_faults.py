@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ecgray.training.run import RunFolder
 
 Cluster = Any
@@ -74,6 +76,7 @@ def test_a_worker_that_gets_sigterm_saves_and_leaves(cluster: Cluster) -> None:
     cluster.assert_equal(run, cluster.undisturbed())
 
 
+@pytest.mark.slow
 def test_a_network_cut_of_20_s(cluster: Cluster) -> None:
     run, driver = cluster.drive("cut")
     cluster.await_step(run, 10, driver)
@@ -87,6 +90,7 @@ def test_a_network_cut_of_20_s(cluster: Cluster) -> None:
     cluster.assert_equal(run, cluster.undisturbed())
 
 
+@pytest.mark.slow
 def test_a_worker_of_the_data_is_killed(cluster: Cluster, wait_until: Any) -> None:
     run, driver = cluster.drive("data-killed", backend="ray")
     cluster.await_step(run, 5, driver)
@@ -102,6 +106,7 @@ def test_a_worker_of_the_data_is_killed(cluster: Cluster, wait_until: Any) -> No
     cluster.assert_equal(run, cluster.undisturbed())
 
 
+@pytest.mark.slow
 def test_a_spot_machine_is_taken_back(cluster: Cluster, tmp_path: Path, wait_until: Any) -> None:
     (tmp_path / "metadata.py").write_text(METADATA)
     run, driver = cluster.drive("spot")
@@ -123,6 +128,7 @@ def test_a_spot_machine_is_taken_back(cluster: Cluster, tmp_path: Path, wait_unt
     cluster.assert_equal(run, cluster.undisturbed())
 
 
+@pytest.mark.slow
 def test_the_head_is_started_again_between_runs(cluster: Cluster) -> None:
     run, driver = cluster.drive("head")
     cluster.await_step(run, 10, driver)
