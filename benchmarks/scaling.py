@@ -2,17 +2,19 @@
 
     python benchmarks/scaling.py [--shards DIR] [--workers 1,2,4,8,16] [--steps 100] [--out benchmarks/results]
 
-Every worker takes real batches of 32 frames of 2,048 samples off its own Ray stream, reads one word per page, waits
-until 100 ms of simulated work are over, and joins an all-reduce of the step's sums over gloo, as in training. All
-workers are there from the beginning and the controller watches all of them; with n of them at work the others wait.
-Efficiency is frames/s over n x 320, what n workers would do with data and sums for nothing. "flat out" is without the
-sleep and the all-reduce: the most that n streams deliver together. The object store's largest use while they run says
-how many blocks a stream keeps (``ecgray plan`` counts with that). Without --shards, 1 GB of random walks is written.
+Every worker takes real batches of 32 frames of 2,048 samples off its own Ray stream, reads one word per page, sleeps
+100 ms, and joins an all-reduce of the step's sums over gloo, as in training. All workers are there from the beginning
+and the controller watches all of them; with n of them at work the others wait. Efficiency is frames/s over n x 320,
+what n workers would do with data and sums for nothing. "in memory" is the same with one batch used again and again and
+no stream: what is lost there too is the machine's and gloo's. "flat out" is without the sleep and the all-reduce: the
+most that n streams deliver together. The object store's largest use while they run says how much a stream keeps there
+(``ecgray plan`` counts with that). Without --shards, 1 GB of random walks is written first.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import math
@@ -46,7 +48,8 @@ def in_worker(config: dict[str, Any]) -> list[dict[str, Any]] | None:
         row: dict[str, Any] = {"workers": count}
         if rank < count:
             with Peak() if rank == 0 else Nothing() as peak:
-                row |= simulate(config["shards"], rank, count, group, config["steps"])
+                row["in_memory_frames_per_s"] = simulate(config, rank, count, group, again=True)["frames_per_s"]
+                row |= simulate(config, rank, count, group)
                 row |= flat_out(config["shards"], rank, count, group, config["seconds"])
             row["object_store_bytes"] = peak.bytes
             row["efficiency"] = row["frames_per_s"] / (count * BATCH / STEP_S)
@@ -66,13 +69,18 @@ def stream_of(shards: str, rank: int, count: int, steps: int) -> Any:
     return open_stream(archive, plan, task, backend="ray", first_step=0, last_step=steps, rank=rank, world=count)
 
 
-def simulate(shards: str, rank: int, count: int, group: Any, steps: int) -> dict[str, Any]:
-    """Steps of STEP_S. A step's work begins when its batch is there; the all-reduce ends it."""
+def simulate(config: dict[str, Any], rank: int, count: int, group: Any, *, again: bool = False) -> dict[str, Any]:
+    """Steps of STEP_S. A step's work begins when its batch is there; the all-reduce ends it. ``again``: the first batch
+    is every batch."""
     import torch
     import torch.distributed as dist
 
-    waited, began, touched = 0.0, 0.0, 0
-    stream = stream_of(shards, rank, count, WARM_STEPS + steps)
+    waited, began, touched, steps = 0.0, 0.0, 0, config["steps"]
+    opened = stream_of(config["shards"], rank, count, WARM_STEPS + steps)
+    stream = opened
+    if again:
+        stream = itertools.repeat(next(opened))
+        opened.close()
     for step in range(WARM_STEPS + steps):
         if step == WARM_STEPS:
             dist.barrier(group)
@@ -87,6 +95,7 @@ def simulate(shards: str, rank: int, count: int, group: Any, steps: int) -> dict
         assert sums[0].item() == BATCH * count
     dist.barrier(group)
     elapsed = time.perf_counter() - began
+    opened.close()
     return {"frames_per_s": steps * BATCH * count / elapsed, "waiting_for_data": waited / elapsed}
 
 
@@ -106,6 +115,7 @@ def flat_out(shards: str, rank: int, count: int, group: Any, seconds: float) -> 
         if time.perf_counter() - began >= seconds:
             break
     rate = torch.tensor([frames / (time.perf_counter() - began)], dtype=torch.float64)
+    stream.close()
     dist.all_reduce(rate, group=group)
     return {"flat_out_frames_per_s": rate.item()}
 
@@ -183,6 +193,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         "workers",
         "frames/s",
         "efficiency",
+        "in memory",
         "waiting for data",
         "flat out, frames/s",
         "object store, MB a stream",
@@ -194,6 +205,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             str(row["workers"]),
             f"{row['frames_per_s']:,.0f}",
             f"{row['efficiency']:.3f}",
+            f"{row['in_memory_frames_per_s'] / (row['workers'] * BATCH / STEP_S):.3f}",
             f"{row['waiting_for_data']:.1%}",
             f"{row['flat_out_frames_per_s']:,.0f}",
             f"{row['object_store_bytes'] / row['workers'] / 1e6:,.0f}",

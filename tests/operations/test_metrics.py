@@ -27,7 +27,7 @@ from ecgray.training.ray_metrics import GAUGES
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana" / "ecgray.json").read_text())
 Samples = dict[str, list[tuple[dict[str, str], float]]]
-PATIENCE_S = 240
+PATIENCE_S = 600
 
 
 def expressions() -> list[str]:
