@@ -82,7 +82,8 @@ def train(
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
     with tempfile.TemporaryDirectory(prefix="ecgray-bench-") as folder, _streams(around):
         hashes = [manifest.hash for manifest in archive.manifests]
-        with open_run(Path(folder) / "run", config, hashes, resume=False, workers=0) as run:
+        steps = loop.last_step_of(config, plan)
+        with open_run(Path(folder) / "run", config, hashes, resume=False, workers=0, steps=steps) as run:
             alone = Distributed(device=device)
             training = loop.Training(
                 config, run, archive, plan, alone, backend=backend, stop=StopRequest(), report=report
