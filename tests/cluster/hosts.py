@@ -35,6 +35,7 @@ mkdir -p /tmp/ray
 mount --bind {folder}/ray /tmp/ray
 mount -t tmpfs -o size=2g tmpfs /dev/shm
 mount --bind {names} /etc/hosts
+mount --bind {resolver} /etc/resolv.conf  # nobody answers there, at once: a lost question would be waited for
 {keep}
 mount --rbind {folder}/home {home}
 hostname {name}
@@ -90,6 +91,7 @@ class Hosts:
         self.root.mkdir(parents=True, exist_ok=True)
         lines = ["127.0.0.1 localhost", *(f"{self.address(i)} {self.name(i)}" for i in range(self.count))]
         (self.root / "names").write_text("\n".join(lines) + "\n")
+        (self.root / "resolver").write_text("nameserver 127.0.0.1\n")
         if self.ssh:
             for key in ("key", "host-key"):
                 keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.root / key)]
@@ -133,7 +135,9 @@ class Hosts:
         keep = "\n".join(f"mkdir -p {there}; mount --bind {here} {there}" for here, there in homes)
         sshd = f"mkdir -p /run/sshd; {SSHD} -f {folder}/sshd_config -E {folder}/sshd.log" if self.ssh else ""
         (folder / "init.sh").write_text(
-            INIT.format(**words, names=self.root / "names", sshd=sshd, home=HOME, keep=keep)
+            INIT.format(
+                **words, names=self.root / "names", resolver=self.root / "resolver", sshd=sshd, home=HOME, keep=keep
+            )
         )
         apart = ["--net", "--pid", "--mount", "--uts", "--ipc", "--mount-proc", "--fork", "--kill-child"]
         enter = ["nsenter", "-t", str(self._world), "-p"]
