@@ -227,4 +227,4 @@ def test_a_node_that_is_lost(broken: dict[str, Any]) -> None:
         timeout=PATIENCE_S,
     )
     said = done.stdout.splitlines()[-1]  # after what Ray prints of it
-    assert said.startswith("warn node 127.0.0.1 (") and "is lost" in said, done.stderr
+    assert said.startswith("warn node ") and "is lost" in said, done.stderr
