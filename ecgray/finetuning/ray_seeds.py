@@ -15,9 +15,15 @@ Work = Callable[[SeedJob, Signals], None]
 
 
 def run_on_ray(
-    work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, done: Callable[[SeedJob], None]
+    work: Work,
+    jobs: Sequence[SeedJob],
+    signals: Signals,
+    workers: int,
+    done: Callable[[SeedJob], None],
+    cluster_share: float = 1.0,
 ) -> None:
-    """``work(job, signals)`` for every job, ``workers`` of them at a time, each with its share of the CPUs and GPUs.
+    """``work(job, signals)`` for every job, ``workers`` of them at a time, each with its share of the CPUs and GPUs
+    that ``cluster_share`` of the cluster has.
 
     The signals go into the object store once and are mapped, not copied, by the workers of a node. A worker that dies
     is started again, up to three times, and goes on from its seed's last epoch. ``done(job)`` after each.
@@ -30,8 +36,11 @@ def run_on_ray(
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         resources = ray.cluster_resources()
-        cpus, gpus = share(resources.get("CPU", 1), workers), share(resources.get("GPU", 0), workers)
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(work)
+        cpus = share(resources.get("CPU", 1) * cluster_share, workers)
+        # What the actors of trials reserve for themselves is a hundredth of a CPU each, and no part of a GPU.
+        gpus = share(round(resources.get("GPU", 0) * cluster_share, 1), workers)
+        # "DEFAULT": anywhere in the cluster, not within what the trial that asks for it has reserved for itself.
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3, scheduling_strategy="DEFAULT")(work)
         stored = ray.put(signals)
         waiting = list(jobs)[::-1]
         running: dict[ray.ObjectRef, SeedJob] = {}

@@ -85,7 +85,14 @@ class SharedPretraining:
             began = time.monotonic()
             checkpoint = step_folder(RunFolder(self.run).checkpoints, steps)
             config = self._base.probing(self._config, str(checkpoint))
-            finetune(config, out, workers=seeds_side_by_side(self._devices, 1), resume=True, with_test=False)
+            finetune(
+                config,
+                out,
+                workers=seeds_side_by_side(self._devices, 1),
+                resume=True,
+                with_test=False,
+                cluster_share=self._devices.cluster_share,
+            )
             self._note("probe", steps, began)
         return validation_score(out)
 

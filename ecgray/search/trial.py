@@ -86,7 +86,14 @@ def _results(number: int, params: dict[str, Any], setting: TrialSetting) -> Iter
         shared.train_to(config.steps)
     out, began = folder / "finetune", time.monotonic()
     asked = config.finetuning(str(shared.run))
-    finetune(asked, out, workers=seeds_side_by_side(devices, asked.protocol.seeds), resume=True, with_test=False)
+    finetune(
+        asked,
+        out,
+        workers=seeds_side_by_side(devices, asked.protocol.seeds),
+        resume=True,
+        with_test=False,
+        cluster_share=devices.cluster_share,
+    )
     seconds = time.monotonic() - began
     score, cost = validation_score(out), shared.device_seconds() + seconds * devices.devices
     values = {"score": score, "cost": cost, "finetune_seconds": seconds, "devices": devices.devices}
