@@ -81,8 +81,8 @@ def test_the_bombs_are_live(tmp_path: Path, unpickled: list[str]) -> None:
 def test_no_file_is_unpickled(
     inputs: Path, tmp_path: Path, unpickled: list[str], plant: Callable[[Path, Bomb], None]
 ) -> None:
-    from run import Clean
     from targets import TARGETS
+    from watch import Clean
 
     clean = Clean(inputs)
     places = 0
