@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import pytest
 
 from ecgray.cli import main
 from ecgray.training.checkpoint import newest_checkpoint
@@ -56,6 +57,7 @@ def end_descendants(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=30)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(small_archive: Path, labelled_shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     words = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]
