@@ -49,7 +49,7 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
     if all(row.run.history.empty for row in rows):
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(_height(rows))
+        figure, axes = new_figure(_height(rows))
         for row, look in zip(rows, looks, strict=True):
             if row.run.history.empty:
                 continue
@@ -80,7 +80,7 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
 def seed_strip(rows: Sequence[Row], looks: Sequence[Look]) -> Figure:
     """Macro F1 of every seed as a dot, their mean with its 95 % interval, and the published mean +- sd above."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(_height(rows))
+        figure, axes = new_figure(_height(rows))
         for place, (row, look) in enumerate(zip(rows, looks, strict=True)):
             cell = row.scores["macro_f1"]
             spread = np.linspace(-0.13, 0.13, len(cell.values)) if len(cell.values) > 1 else np.zeros(1)
@@ -106,7 +106,7 @@ def confusion_matrix(row: Row, look: Look) -> Figure:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [f"{name} ({CLASS_WORDS[name]})" if name in CLASS_WORDS else name for name in row.run.classes]
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(3.6, 4.3)
+        figure, axes = new_figure(3.6, 4.3)
         axes.grid(visible=False)
         axes.imshow(np.ones_like(shares), cmap=_single(look.colour), alpha=0.05 + 0.55 * shares)
         for (true, said), share in np.ndenumerate(shares):
@@ -160,7 +160,8 @@ def _height(rows: Sequence[Row]) -> float:
     return max(3.5, 0.9 + 0.5 * len(rows))
 
 
-def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure of this size in inches, and its axes with a grid and without a frame."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(visible=True)

@@ -27,15 +27,8 @@ def page(
     no_examples: str,
 ) -> str:
     """The HTML of the whole report."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ecgray.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     rows = tables.rows
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         words=words,
         tables=tables,
         rows=list(zip(rows, looks, strict=True)),
@@ -53,6 +46,18 @@ def page(
         reduced=any(row.caveats for row in rows),
         zip=zip,
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of this package; what it asks for and is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ecgray.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
 
 
 def _shares(row: Row) -> list[list[tuple[int, float]]]:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ecgray.report.colours import INK, MUTED, PAPER, RULE, SERIES
-from ecgray.report.figures import STYLE, WIDTH
+from ecgray.report.figures import STYLE, WIDTH, new_figure
 from ecgray.report.read_sweep import Sweep, SweptTrial
 
 HEIGHT = 3.5
@@ -24,7 +24,7 @@ ABSENT = "\u2013"
 def history(sweep: Sweep) -> Figure:
     """Score of every complete trial and the best so far; ticks below for those that were stopped or failed."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(WIDTH, HEIGHT)
+        figure, axes = new_figure(HEIGHT)
         done = sweep.complete
         if done:
             best = np.maximum.accumulate([trial.score for trial in done])
@@ -51,7 +51,7 @@ def stopping(sweep: Sweep) -> Figure | None:
     if not probed:
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(WIDTH, HEIGHT)
+        figure, axes = new_figure(HEIGHT)
         for trial in probed:
             steps, values = zip(*sorted(trial.probes.items()), strict=True)
             pruned = trial.state == "PRUNED"
@@ -79,7 +79,7 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
     scores = [trial.score for trial in sweep.complete]
     low, high = min(scores), max(scores)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(2 * WIDTH, HEIGHT + 0.3)
+        figure, axes = new_figure(HEIGHT + 0.3, 2 * WIDTH)
         axes.grid(visible=False)
         places = {}
         boxed = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
@@ -114,7 +114,7 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
 def importance(shares: dict[str, float]) -> Figure:
     """Bars: the share of the scores' variance that each value explains."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(2 * WIDTH, max(1.6, 0.8 + 0.38 * len(shares)))
+        figure, axes = new_figure(max(1.6, 0.8 + 0.38 * len(shares)), 2 * WIDTH)
         names = sorted(shares, key=lambda name: shares[name])
         axes.barh([short_name(name) for name in names], [shares[name] for name in names], color=MUTED, height=0.55)
         for place, name in enumerate(names):
@@ -134,7 +134,7 @@ def cost(sweep: Sweep) -> Figure | None:
     front = [a for a in trials if not any(_beats(b, a) for b in trials)]
     front.sort(key=lambda trial: trial.cost)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(WIDTH, HEIGHT)
+        figure, axes = new_figure(HEIGHT)
         axes.step([t.cost for t in front], [t.score for t in front], where="post", color=INK, linewidth=1)
         for trial in trials:
             axes.plot(trial.cost, trial.score, "o", color=_colour(trial), ms=6, mec=PAPER, mew=0.6)
@@ -199,13 +199,3 @@ def _legend(axes: Axes, sweep: Sweep, more: list[Line2D]) -> None:
         handlelength=1.4,
         columnspacing=1.2,
     )
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(visible=True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(length=0)
-    return figure, axes

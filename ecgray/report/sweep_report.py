@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -15,6 +14,7 @@ from ecgray.errors import EcgrayError
 from ecgray.recipes import published
 from ecgray.report import figures, sweep_figures, words
 from ecgray.report.colours import css_variables, looks
+from ecgray.report.page import template
 from ecgray.report.read_runs import read_run
 from ecgray.report.read_sweep import Sweep, read_sweep
 from ecgray.report.report import write_report
@@ -64,19 +64,12 @@ def write_sweep_report(path: Path | str, out: Path | str) -> Path | str:
 
 
 def _page(sweep: Sweep, tables: Tables | None, drawn: dict[str, Figure | None], no_importance: str) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ecgray.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     svgs = {
         name: "" if figure is None else Markup(figures.as_svg(figure, name, _in_words(name, sweep)))
         for name, figure in drawn.items()
     }
     rows = [] if tables is None else list(zip(tables.rows, looks(tables.rows), strict=True))
-    return environment.get_template("sweep.html").render(
+    return template("sweep.html").render(
         sweep=sweep,
         headline=_headline(sweep, tables),
         notices=_notices(sweep),
