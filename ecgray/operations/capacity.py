@@ -210,8 +210,8 @@ def measured_stream(bench: Path, config: PretrainConfig) -> float:
     setting = f"future {slots} x {size}" if slots else str(size)
     try:
         rows: list[dict[str, Any]] = json.loads(bench.read_text(encoding="utf-8"))["rows"]
-        place = {"place": "Train worker", "setting": setting, "method": "ray"}
-        found = [float(row["sustained"]) for row in rows if place.items() <= row.items()]
+        place = {"place": "worker", "setting": setting, "method": "ray"}
+        found = [float(row["sustained"]["median"]) for row in rows if place.items() <= row.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EcgrayError(f"{bench} must be what make bench wrote, got: {error}; run it again.") from error
     if not found:
