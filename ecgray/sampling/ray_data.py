@@ -14,6 +14,7 @@ import numpy as np
 
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import Plan
+from ecgray.sampling.ray_nodes import free_nodes
 from ecgray.sampling.stream import Archive, Batch, cut_block, step_bytes
 from ecgray.shards.storage import StorageLost
 
@@ -54,22 +55,16 @@ def cpu_share(world: int) -> tuple[float, int]:
     a word.
     """
     import ray
-    from ray.util import placement_group_table
 
-    free = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
-    total = sum(free.values())
-    for group in placement_group_table().values():
-        if group["state"] == "CREATED":
-            for bundle, node in group["bundles_to_node_id"].items():
-                if node in free:
-                    free[node] -= group["bundles"][bundle].get("CPU", 0.0)
+    free = [node.get("CPU", 0.0) for node in free_nodes()]
     for cpus in TASK_CPUS:
-        slots = sum(int(left / cpus + 1e-6) for left in free.values())
+        slots = sum(int(left / cpus + 1e-6) for left in free)
         if slots >= world:
             return cpus, slots // world
+    total = ray.cluster_resources().get("CPU", 0.0)
     raise EcgrayError(
         f"Ray Data needs {TASK_CPUS[-1]:g} CPU for each of {world} training workers beside what they hold, got "
-        f"{sum(free.values()):g} of {total:g} left; give the workers fewer CPUs, add a node, or take the local stream."
+        f"{sum(free):g} of {total:g} left; give the workers fewer CPUs, add a node, or take the local stream."
     )
 
 

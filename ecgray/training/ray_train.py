@@ -27,21 +27,13 @@ from typing import Any, Literal
 
 from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
+from ecgray.sampling.ray_nodes import free_nodes, placement_groups
 from ecgray.shards.storage import filesystem_of, join, remove
 from ecgray.training.checkpoint import newest_checkpoint, step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.published import newest_published
-from ecgray.training.room import (
-    Room,
-    await_release,
-    free_nodes,
-    groups_of_others,
-    may_grow,
-    placement_groups,
-    room_for,
-    wanted,
-)
+from ecgray.training.room import Room, await_release, groups_of_others, may_grow, room_for, wanted
 from ecgray.training.run import RunFolder
 from ecgray.training.stopping import RunStopped, StopRequest, stop_on_signals
 from ecgray.training.watching import progress_bar, show_metrics

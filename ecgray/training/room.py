@@ -7,12 +7,11 @@ of its node to the stream that feeds it, since Ray Data waits for ever where wor
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-Node = Mapping[str, float]
-"""What of a node may be had: CPU, GPU."""
+from ecgray.sampling.ray_nodes import Node, placement_groups
 
 LEAST_CPUS = 0.1
 """The least share of a core that a worker is started on."""
@@ -67,36 +66,6 @@ def _share(nodes: Sequence[Node], workers: int, gpu: bool) -> float:
 
     shares = {node.get("CPU", 0.0) / k for node in nodes for k in range(1, workers + 1)}
     return max((cpus for cpus in shares if cpus > 0 and places(cpus) >= workers), default=0.0)
-
-
-def free_nodes(groups: Collection[str] | None = None, share: float = 1.0) -> list[Node]:
-    """What placement groups (training workers, trials) leave of each node of the cluster, those that are being drained
-    left out; of ``groups`` alone where they are given, so that a run sees what it might have without its own.
-    ``share``: the part of a node's CPUs that may be had at most."""
-    import ray
-    from ray._private.state import state
-
-    draining = state.get_draining_nodes()
-    nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in draining}
-    free = {node: dict(resources) for node, resources in nodes.items()}
-    for name, group in placement_groups().items():
-        if group["state"] != "CREATED" or (groups is not None and name not in groups):
-            continue
-        for bundle, node in group["bundles_to_node_id"].items():
-            for resource, amount in group["bundles"][bundle].items():
-                if node in free and resource in free[node]:
-                    free[node][resource] -= amount
-    for node, left in free.items():
-        left["CPU"] = min(left.get("CPU", 0.0), share * nodes[node].get("CPU", 0.0))
-    return list(free.values())
-
-
-def placement_groups() -> dict[str, Any]:
-    """All placement groups of the cluster by their id, those that were removed too."""
-    from ray.util import placement_group_table
-
-    table: dict[str, Any] = placement_group_table()
-    return table
 
 
 def groups_of_others(room: Room, before: Collection[str]) -> set[str]:
