@@ -166,34 +166,17 @@ def open_run(
             run = RunFolder(folder, url)
         else:
             run = RunFolder(Path(out).absolute())
-        yield stack.enter_context(_open(run, config, manifest_hashes, resume=resume, workers=workers, steps=steps))
-
-
-_TO_GO_ON = ("config.json", "environment.json", "metrics.jsonl")
-"""What a resumed run at a URL needs of what is published, beside a checkpoint."""
-
-
-@contextlib.contextmanager
-def _open(
-    run: RunFolder,
-    config: PretrainConfig,
-    manifest_hashes: Sequence[str],
-    *,
-    resume: bool,
-    workers: int | tuple[int, int],
-    steps: int,
-) -> Iterator[RunFolder]:
-    exists = run.config.is_file()
-    if run.path.exists() and not run.path.is_dir():
-        raise EcgrayError(f"The run must be a folder, got the file {run.path}; give another --out.")
-    if exists and not resume:
-        raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
-    if not exists and run.path.is_dir() and any(entry.name not in NOT_OF_A_RUN for entry in run.path.iterdir()):
-        raise EcgrayError(
-            f"A run must go into a new folder, got {run.path}, which holds other files; give another --out."
-        )
-    run.path.mkdir(parents=True, exist_ok=True)
-    with locked(run.path / "lock"):
+        exists = run.config.is_file()
+        if run.path.exists() and not run.path.is_dir():
+            raise EcgrayError(f"The run must be a folder, got the file {run.path}; give another --out.")
+        if exists and not resume:
+            raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
+        if not exists and run.path.is_dir() and any(entry.name not in NOT_OF_A_RUN for entry in run.path.iterdir()):
+            raise EcgrayError(
+                f"A run must go into a new folder, got {run.path}, which holds other files; give another --out."
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(run.path / "lock"))
         if run.config.is_file():  # looked at again: another process may have been here before the lock
             if not resume:
                 raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; add --resume.")
@@ -202,8 +185,13 @@ def _open(
         write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers, steps)))
         write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
         run.publish(run.environment, run.config)
-        with end_recorded(run), resumable(run.place):
-            yield run
+        stack.enter_context(end_recorded(run))
+        stack.enter_context(resumable(run.place))
+        yield run
+
+
+_TO_GO_ON = ("config.json", "environment.json", "metrics.jsonl")
+"""What a resumed run at a URL needs of what is published, beside a checkpoint."""
 
 
 @contextlib.contextmanager
