@@ -28,7 +28,7 @@ from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.shards.manifest import write_atomically
 from ecgray.shards.storage import is_remote, resolve
-from ecgray.shards.working import NOT_OF_A_RUN, working_copy
+from ecgray.shards.working import holds_other_files, working_copy
 from ecgray.training.model_folder import read_json
 from ecgray.training.run import RunFolder, describe_environment, end_recorded, locked, resumable
 
@@ -66,8 +66,8 @@ def open_folder(
     with contextlib.ExitStack() as stack:
         if is_remote(out):
             url = resolve(out)
-            folder = stack.enter_context(working_copy(url, resume=resume, wanted=lambda n: not n.startswith("lock/")))
-            run = RunFolder(folder, url)
+            copy = stack.enter_context(working_copy(url, resume=resume, wanted=lambda n: not n.startswith("lock/")))
+            run = RunFolder(copy[0], url, copy[1])
         else:
             run = RunFolder(Path(out).absolute())
         yield stack.enter_context(_open(run, config, sources, details, resume=resume))
@@ -81,7 +81,7 @@ def _open(
     if out.exists() and not out.is_dir():
         raise EcgrayError(f"The run must be a folder, got the file {out}; give another --out.")
     stored = out / "config.json"
-    if not stored.is_file() and out.is_dir() and any(entry.name not in NOT_OF_A_RUN for entry in out.iterdir()):
+    if not stored.is_file() and out.is_dir() and holds_other_files(out):
         raise EcgrayError(f"A run must go into a new folder, got {out}, which holds other files; give another --out.")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "lock"):

@@ -65,14 +65,15 @@ def open_labelled(shards: str | Path) -> LabelledSet:
 
 
 def overlap(records: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
-    """Rows of ``records`` whose (database, record) or signal hash is among those of ``seen``."""
-    known = pd.MultiIndex.from_frame(seen[["database", "record"]])
-    named = pd.MultiIndex.from_frame(records[["database", "record"]]).isin(known)
-    return records[named | records["signal_hash"].isin(set(seen["signal_hash"])).to_numpy()]
+    """Rows of ``records`` whose record, patient (of one database) or signal is among those of ``seen``."""
+    found = records["signal_hash"].isin(set(seen["signal_hash"])).to_numpy(copy=True)
+    for key in (["database", "record"], ["database", "patient"]):
+        found |= pd.MultiIndex.from_frame(records[key]).isin(pd.MultiIndex.from_frame(seen[key]))
+    return records[found]
 
 
 def refuse_overlap(records: pd.DataFrame, seen: pd.DataFrame, whose: str) -> None:
-    """Raises EcgrayError with the list of ``records`` that ``seen`` has, by name or by signal."""
+    """Raises EcgrayError with the list of ``records`` that ``seen`` has, by name, patient or signal."""
     found = overlap(records, seen).drop_duplicates(["database", "record"])
     if len(found):
         raise EcgrayError(

@@ -86,7 +86,9 @@ def check_fits(pretrained: Pretrained, model: Model, leads: tuple[str, ...]) -> 
             "pretrain on single-lead records or on the same leads."
         )
     # A pretrained encoder may lack the last stage; anything else would not load.
-    here, there = ({k: v for k, v in to_dict(m).items() if k not in ("stages", "init")} for m in (model, own.model))
+    lacks_some = getattr(own.model, "stages", 0) <= getattr(model, "stages", 0)
+    free = ("stages", "init") if lacks_some else ("init",)
+    here, there = ({k: v for k, v in to_dict(m).items() if k not in free} for m in (model, own.model))
     if here != there:
         differing = ", ".join(f"{key} {there.get(key)}" for key in here if here[key] != there.get(key))
         raise EcgrayError(

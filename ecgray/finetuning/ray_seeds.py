@@ -11,6 +11,9 @@ from dataclasses import replace
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.seed_run import SeedJob, Signals
 
+CANCEL_S = 10.0
+"""How long seeds that are told to end may take."""
+
 Work = Callable[[SeedJob, Signals], None]
 
 
@@ -31,6 +34,7 @@ def run_on_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    running: dict[ray.ObjectRef, SeedJob] = {}
     started = not ray.is_initialized()
     if started:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -43,7 +47,6 @@ def run_on_ray(
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3, scheduling_strategy="DEFAULT")(work)
         stored = ray.put(signals)
         waiting = list(jobs)[::-1]
-        running: dict[ray.ObjectRef, SeedJob] = {}
         while waiting or running:
             while waiting and len(running) < workers:
                 job = replace(waiting.pop(), threads=max(1, int(cpus)))
@@ -55,6 +58,10 @@ def run_on_ray(
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
     finally:
+        for reference in running:  # on a cluster that stays, they would write on beside those of a resumed run
+            ray.cancel(reference, force=True)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=CANCEL_S)
         if started:
             ray.shutdown()
 

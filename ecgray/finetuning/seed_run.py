@@ -216,16 +216,9 @@ class SeedTraining:
             self._choose()
 
     def _start(self) -> None:
-        job, settings = self._job, self._job.config.optimiser
+        job = self._job
         self._network = initial_network(job).to(self._device)
-        self._optimiser = torch.optim.AdamW(  # without weight decay: Adam
-            [p for p in self._network.parameters() if p.requires_grad],
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self._optimiser = job.config.optimiser.make(p for p in self._network.parameters() if p.requires_grad)
         histogram = np.bincount(job.train_labels, minlength=len(job.description.classes))
         weights = job.config.objective.weights(histogram)
         self._weights = None if weights is None else weights.to(self._device)
@@ -254,10 +247,10 @@ class SeedTraining:
             "val_macro_f1": float(macro_f1(matrix)),
             "seconds": round(time.monotonic() - clock, 3),
         }
-        if not math.isfinite(row["train_loss"]):
+        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["val_loss"])):
             raise EcgrayError(
-                f"The loss must stay finite, got {row['train_loss']} in epoch {epoch} of seed {job.seed}; "
-                "lower optimiser.learning_rate or set optimiser.clip_norm."
+                f"The loss must stay finite, got {row['train_loss']} in training and {row['val_loss']} in validation, "
+                f"epoch {epoch} of seed {job.seed}; lower optimiser.learning_rate or set optimiser.clip_norm."
             )
         history.epoch = epoch
         history.epochs.append(row)

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.labelled import listed
+from ecgray.sampling.split import owners
 
 PAPER_CLASSES = ("N", "A", "O", "~")
 COLUMNS = ["seed", "split", "database", "record", "patient", "label", "signal_hash"]
@@ -83,7 +82,7 @@ def _check_sides(part: pd.DataFrame, own_test: bool, seed: int) -> None:
             f"Every split needs records, and training two classes, got {dict(counts)} for seed {seed}; "
             "use more records or larger fractions."
         )
-    side = part[part["split"] != "unused"].assign(owner=owners(part[part["split"] != "unused"]))
+    side = part[part["split"] != "unused"].assign(owner=_owners(part[part["split"] != "unused"]))
     shared = side[side.groupby("owner")["split"].transform("nunique") > 1]
     if len(shared):
         names = shared.loc[shared["split"] == "test", "record"]
@@ -93,13 +92,8 @@ def _check_sides(part: pd.DataFrame, own_test: bool, seed: int) -> None:
         )
 
 
-def owners(records: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """(n,) codes of who must stay on one side: a patient, joined with whoever has a copy of one of their recordings."""
-    patient = pd.factorize(records["database"].astype(str) + "\0" + records["patient"].astype(str))[0]
-    signal = pd.factorize(records["signal_hash"])[0] + patient.max(initial=-1) + 1
-    size = int(signal.max(initial=-1)) + 1
-    edges = coo_matrix((np.ones(len(patient), bool), (patient, signal)), shape=(size, size))
-    return pd.factorize(connected_components(edges, directed=False)[1][patient])[0]
+def _owners(records: pd.DataFrame) -> npt.NDArray[np.int64]:
+    return owners(records["database"].astype(str) + "\0" + records["patient"].astype(str), records["signal_hash"])
 
 
 def _draw(records: pd.DataFrame, fraction: float, seed: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -113,7 +107,7 @@ def _draw(records: pd.DataFrame, fraction: float, seed: tuple[int, ...]) -> npt.
     if not len(records) or fraction <= 0:
         return marked
     order = np.lexsort((records["record"].to_numpy(str), records["database"].to_numpy(str)))
-    owner = owners(records.iloc[order])
+    owner = _owners(records.iloc[order])
     label = pd.Categorical(records["label"].iloc[order].astype(str)).codes.astype(np.int64)
     rarity = np.argsort(np.argsort(np.bincount(label), kind="stable"), kind="stable")
     sizes = np.bincount(owner)

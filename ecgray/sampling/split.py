@@ -6,6 +6,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from ecgray.errors import EcgrayError
 from ecgray.sampling.draws import Draw, generator
@@ -25,16 +28,34 @@ class ClassTable(Protocol):
     rhythm_samples: npt.NDArray[np.int64]
 
     @property
+    def signal_hash(self) -> npt.NDArray[np.object_]: ...
+
+    @property
     def labels(self) -> list[tuple[str, ...]]: ...
 
 
-def patient_classes(archive: ClassTable, usable: Bools) -> tuple[Ints, Bools]:
-    """(patients (p,), has (p, classes)): codes of patients with usable records, and which classes those records hold.
+def owners(patient: npt.ArrayLike, signal_hash: npt.ArrayLike) -> Ints:
+    """(n,) of records' patients and hashes of their signals: codes from 0 on of who must stay on one side, a patient,
+    joined with whoever has a copy of one of their recordings."""
+    people = pd.factorize(np.asarray(patient))[0].astype(np.int64)
+    signal = pd.factorize(np.asarray(signal_hash))[0] + people.max(initial=-1) + 1
+    size = int(signal.max(initial=-1)) + 1
+    edges = coo_matrix((np.ones(len(people), bool), (people, signal)), shape=(size, size))
+    return pd.factorize(connected_components(edges, directed=False)[1][people])[0].astype(np.int64)
+
+
+def owner_classes(archive: ClassTable, usable: Bools) -> tuple[Ints, Bools]:
+    """(owner (r,), has (p, classes)): of every usable record the row of its owner in ``has``, which says what classes
+    the owners' records hold; owners come in the order of their least patient codes.
 
     Classes are the beat classes, the rhythm classes and the labels, in that order (labels sorted).
     """
     records = np.flatnonzero(usable)
-    patients, row = np.unique(np.asarray(archive.patient)[records], return_inverse=True)
+    patient = np.asarray(archive.patient)[records]
+    owner = owners(patient, np.asarray(archive.signal_hash)[records])
+    least = np.full(int(owner.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(least, owner, patient)
+    row = np.argsort(np.argsort(least))[owner]
     names = sorted({label for record in records for label in archive.labels[record]})
     column = {name: i for i, name in enumerate(names)}
     labelled = np.zeros((len(records), len(names)), bool)
@@ -42,11 +63,11 @@ def patient_classes(archive: ClassTable, usable: Bools) -> tuple[Ints, Bools]:
     if pairs:
         labelled[tuple(np.array(pairs).T)] = True
     by_record = np.hstack([archive.beat_totals[records] > 0, archive.rhythm_samples[records] > 0, labelled])
-    if not len(patients):
-        return patients.astype(np.int64), by_record
+    if not len(records):
+        return row, by_record
     order = np.argsort(row, kind="stable")
-    first = np.searchsorted(row[order], np.arange(len(patients)))
-    return patients.astype(np.int64), np.logical_or.reduceat(by_record[order], first, axis=0)
+    first = np.searchsorted(row[order], np.arange(len(least)))
+    return row, np.logical_or.reduceat(by_record[order], first, axis=0)
 
 
 def split_patients(
@@ -55,34 +76,35 @@ def split_patients(
     """(training, validation) patient codes, both ascending; a function of the records table and the seed alone.
 
     ``round(val_fraction * patients)`` patients are held out (papers.md W8), drawn in even steps through the patients
-    sorted by the rarest class that they have. Where this leaves a side without a class that two patients have,
-    patients that cover both sides are chosen first (which may hold out a few more) and the rest is drawn as before.
-    Only where no division at all covers every class on both sides (three patients that pairwise share one), some are
-    missing.
+    sorted by the rarest class that they have; those who share a recording count as one. Where this leaves a side
+    without a class that two patients have, patients that cover both sides are chosen first (which may hold out a few
+    more) and the rest is drawn as before. Only where no division at all covers every class on both sides (three
+    patients that pairwise share one), some are missing.
     ``usable`` (records,): records that count, all by default.
 
     Raises EcgrayError when a side would be empty.
     """
     if usable is None:
         usable = np.ones(len(archive.patient), bool)
-    patients, has = patient_classes(archive, usable)
-    held_out = int(val_fraction * len(patients) + 0.5)
-    if not 0 < held_out < len(patients):
+    owner, has = owner_classes(archive, usable)
+    held_out = int(val_fraction * len(has) + 0.5)
+    if not 0 < held_out < len(has):
         raise EcgrayError(
-            f"The split must leave patients on both sides, got {len(patients)} usable patients and val_fraction "
+            f"The split must leave patients on both sides, got {len(has)} usable patients and val_fraction "
             f"{val_fraction:g}, which holds out {held_out}; change sampling.val_fraction or add patients."
         )
     draw = generator(seed, Draw.SPLIT)
     shared = has[:, has.sum(axis=0) >= 2]
-    val = _draw_stratified(np.arange(len(patients)), shared, held_out, draw)
+    val = _draw_stratified(np.arange(len(has)), shared, held_out, draw)
     if not _covers(shared, val):
         side = _cover(shared, draw)
         free = np.flatnonzero(side < 0)
         wanted = min(max(held_out - int((side == 1).sum()), 0), len(free))
         val = np.sort(np.concatenate([np.flatnonzero(side == 1), _draw_stratified(free, shared[free], wanted, draw)]))
-    chosen = np.zeros(len(patients), bool)
+    chosen = np.zeros(len(has), bool)
     chosen[val] = True
-    return patients[~chosen], patients[chosen]
+    patient, on_val = np.asarray(archive.patient)[usable].astype(np.int64), chosen[owner]
+    return np.unique(patient[~on_val]), np.unique(patient[on_val])
 
 
 def _draw_stratified(rows: Ints, has: Bools, count: int, draw: np.random.Generator) -> Ints:

@@ -34,7 +34,8 @@ class RemoteLock:
     """A lock that is held; ``check`` says so."""
 
     def __init__(self, folder: str, number: int, holder: dict[str, Any]) -> None:
-        self._folder, self._number, self._holder = folder, number, holder
+        self.number = number
+        self._folder, self._holder = folder, holder
         self._lost = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="ecgray-lock", daemon=True)
@@ -43,20 +44,17 @@ class RemoteLock:
     def check(self) -> None:
         """Raises EcgrayError when another process has taken the folder over."""
         if self._lost.is_set():
-            raise EcgrayError(
-                f"'{self._folder}' must be written by one process at a time, got another one that took it over while "
-                f"this one was silent for more than {STALE_S:g} s; leave it to that one."
-            )
+            raise _lost(self._folder)
 
     def _beat(self) -> None:
         count = 0
         while not self._done.wait(BEAT_S):
             count += 1
             try:
-                if max(_numbers(self._folder), default=0) > self._number:
+                if max(_numbers(self._folder), default=0) > self.number:
                     self._lost.set()
                     return
-                _write(self._folder, self._number, self._holder | {"count": count})
+                _write(self._folder, self.number, self._holder | {"count": count})
             except (EcgrayError, OSError) as error:
                 log.warning("The lock of %s could not be renewed: %s", self._folder, error)
 
@@ -65,7 +63,7 @@ class RemoteLock:
         self._thread.join()
         if not self._lost.is_set():
             with contextlib.suppress(EcgrayError, OSError):  # it will be found stale
-                _write(self._folder, self._number, {"free": True})
+                _write(self._folder, self.number, {"free": True})
 
 
 @contextlib.contextmanager
@@ -76,6 +74,20 @@ def remotely_locked(folder: str) -> Iterator[RemoteLock]:
         yield lock
     finally:
         lock.release()
+
+
+def refuse_lost(folder: str, number: int) -> None:
+    """Raises EcgrayError when the lock ``number`` of ``folder`` is no longer the newest: asked by whoever writes there
+    on behalf of its holder, on whatever machine, right before."""
+    if max(_numbers(folder), default=0) > number:
+        raise _lost(folder)
+
+
+def _lost(folder: str) -> EcgrayError:
+    return EcgrayError(
+        f"'{folder}' must be written by one process at a time, got another one that took it over while "
+        f"this one was silent for more than {STALE_S:g} s; leave it to that one."
+    )
 
 
 def _acquire(folder: str) -> RemoteLock:

@@ -93,7 +93,9 @@ def create_bytes(url: str, content: bytes) -> bool:
         try:
             fs.pipe_file(path, content, mode="create")
         except Exception as error:
-            if isinstance(error, FileExistsError) or "recondition" in str(error) or "412" in str(error):
+            # s3fs says it in words ("... did not hold"), gcsfs in a code.
+            failed = "recondition" in str(error) or getattr(error, "code", None) in (412, "412")
+            if isinstance(error, FileExistsError) or failed:
                 return False
             raise
         return True

@@ -31,6 +31,12 @@ NOT_OF_A_RUN = ("lock", _VERSIONS, _PULLING)
 """What may lie in a run folder before there is a run."""
 
 
+def holds_other_files(folder: Path) -> bool:
+    """Whether there is more in ``folder`` than a run leaves that was killed at its start: config.json comes last."""
+    ours = (*NOT_OF_A_RUN, "environment.json", "config.json")
+    return any(entry.name.split(".partial-")[0] not in ours for entry in folder.iterdir())
+
+
 def working_folder(url: str) -> Path:
     """Where this machine keeps the working copy of ``url``."""
     return cache_folder() / "work" / _key(url)
@@ -48,8 +54,9 @@ def _key(url: str) -> str:
 
 
 @contextlib.contextmanager
-def working_copy(url: str, *, resume: bool, wanted: Callable[[str], bool]) -> Iterator[Path]:
-    """The working copy of the run at ``url``, which nobody else writes meanwhile; removed when all went well.
+def working_copy(url: str, *, resume: bool, wanted: Callable[[str], bool]) -> Iterator[tuple[Path, int]]:
+    """The working copy of the run at ``url``, which nobody else writes meanwhile, and the number of the lock that says
+    so; removed when all went well.
 
     A URL with a run is refused without ``resume``; with it, the copy is made equal to what is published, as far as it
     is ``wanted``. One with other files is refused. Raises EcgrayError at the end, too, when somebody took the run over.
@@ -64,14 +71,18 @@ def working_copy(url: str, *, resume: bool, wanted: Callable[[str], bool]) -> It
                 f"A run must go into a new folder, got {url}, which holds other files; give another --out."
             )
         renew(url, folder, wanted if "config.json" in below else lambda name: False)
-        yield folder
+        yield folder, lock.number
         lock.check()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def renew(url: str, folder: Path, wanted: Callable[[str], bool]) -> None:
-    """Make ``folder`` hold what is published at ``url``, and nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Make ``folder`` hold what is published at ``url``, and nothing else but the locks that processes hold there."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.suffix != ".lock":
+            entry.unlink(missing_ok=True)
     pull(url, folder, wanted)
 
 
@@ -93,7 +104,10 @@ def _pull(url: str, folder: Path, wanted: Callable[[str], bool]) -> None:
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):  # none, or torn: everything is copied
         known = dict(json.loads(index.read_bytes()))
-    listing = {name: version for name, version in list_versions(url).items() if wanted(name)}
+    there = list_versions(url)
+    for name in known.keys() - there.keys():
+        (folder / name).unlink(missing_ok=True)
+    listing = {name: version for name, version in there.items() if wanted(name)}
 
     def fetch(name: str) -> None:
         file = folder / name
@@ -108,7 +122,8 @@ def _pull(url: str, folder: Path, wanted: Callable[[str], bool]) -> None:
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         changed = [n for n, version in listing.items() if known.get(n) != version or not (folder / n).is_file()]
         list(threads.map(fetch, changed))
-    write_atomically(index, json.dumps(known | listing).encode())
+    kept = {name: version for name, version in (known | listing).items() if name in there}
+    write_atomically(index, json.dumps(kept).encode())
 
 
 def push(folder: Path, url: str, names: Iterable[str]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
+
+import torch
+from torch import nn
 
 from ecgray.errors import EcgrayError
 from ecgray.models.base import Model
@@ -40,6 +44,16 @@ class OptimiserConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float | None = None
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.learning_rate,
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps"):

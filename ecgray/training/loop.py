@@ -130,15 +130,7 @@ class Training:
         self._histogram = label_histogram(archive, plan, task)
         weights = config.objective.weights(self._histogram.counts)
         self._weights = None if weights is None else weights.to(distributed.device)
-        settings = config.optimiser
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.optimiser = config.optimiser.make(self.network.parameters())
         self._autocast = torch.autocast(
             distributed.device.type, torch.bfloat16, enabled=config.training.precision == "bf16"
         )
@@ -374,7 +366,7 @@ class Training:
             write_checkpoint(root, state.step, distributed, shared=shared, own=own)
         else:
             self._publish_progress()  # first: a checkpoint that can be resumed from has its metrics
-            publish_checkpoint(root, self._run.url, state.step, distributed, shared=shared, own=own)
+            publish_checkpoint(self._run, state.step, distributed, shared=shared, own=own)
         self._saved = state.step
         if distributed.first:
             keep = self._config.training.keep_checkpoints

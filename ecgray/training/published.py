@@ -29,24 +29,26 @@ from ecgray.training.checkpoint import (
     step_folder,
 )
 from ecgray.training.distributed import Distributed
+from ecgray.training.run import RunFolder
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 
 
 def publish_checkpoint(
-    root: Path,
-    url: str,
+    run: RunFolder,
     step: int,
     distributed: Distributed,
     *,
     shared: Callable[[Path], None],
     own: Callable[[Path], None],
 ) -> str:
-    """``write_checkpoint`` for a run at ``url``: into the working copy ``root``, then to the storage, by every rank.
+    """``write_checkpoint`` for a run at a URL: into its working copy, then to the storage, by every rank.
 
-    Raises EcgrayError when the local disk refuses, and as the storage does.
+    Raises EcgrayError when the local disk refuses, when another process has taken the run over, and as the storage
+    does.
     """
+    root, url = run.checkpoints, str(run.url)
     target = step_folder(root, step)
     there = join(url, FOLDER, target.name)
     partial = target.with_name(f".{target.name}.partial-{distributed.rank}")
@@ -56,6 +58,7 @@ def publish_checkpoint(
         own(partial)
         if distributed.first:
             shared(partial)
+            run.refuse_lost()
             remove(there)  # a torn one of the same step
         distributed.wait()
         for file in sorted(partial.iterdir()):
@@ -63,6 +66,7 @@ def publish_checkpoint(
         listing = _all_files(partial, distributed)
         if distributed.first:
             complete_checkpoint(partial, target, listing)
+            run.refuse_lost()
             upload(target / COMPLETE, join(there, COMPLETE))
         else:
             shutil.rmtree(partial)

@@ -123,7 +123,8 @@ def _start(
     start = uuid.uuid4().hex[:12]
     messages = Messages(start)
     gpu = "GPU" in room.resources
-    settings = {"config": to_dict(config), "run": str(run.place), "backend": where.backend, "start": start}
+    settings = {"config": to_dict(config), "run": str(run.place), "lock": run.lock}
+    settings |= {"backend": where.backend, "start": start}
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,

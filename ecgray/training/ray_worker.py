@@ -43,8 +43,9 @@ _sigterm: list[str] = []
 def work(settings: dict[str, Any]) -> None:
     """Train until the end of the run, a stop request or a notice.
 
-    ``settings``: config (as a dict), where the run is (a folder or a URL), stream backend, and the name of this start,
-    under which it is told to stop, and says how the run ended where starting workers again would not mend it.
+    ``settings``: config (as a dict), where the run is (a folder or a URL) and the number of its lock there, stream
+    backend, and the name of this start, under which it is told to stop, and says how the run ended where starting
+    workers again would not mend it.
     """
     # Ray Train logs every report through the root logger, Ray Data its plans through its own.
     for name, level in ((None, logging.WARNING), ("ray.data", logging.WARNING), ("ecgray", logging.INFO)):
@@ -53,7 +54,7 @@ def work(settings: dict[str, Any]) -> None:
     rank, size, messages = context.get_world_rank(), context.get_world_size(), Messages(settings["start"])
     config = from_dict(PretrainConfig, settings["config"])
     place = settings["run"]
-    run = RunFolder(working_folder(place), place) if is_remote(place) else RunFolder(Path(place))
+    run = RunFolder(working_folder(place), place, settings["lock"]) if is_remote(place) else RunFolder(Path(place))
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
     # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.

@@ -33,8 +33,9 @@ from ecgray import __version__
 from ecgray.config import config_hash, flatten, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder, write_atomically
+from ecgray.shards.remote_lock import refuse_lost
 from ecgray.shards.storage import StorageLost, is_remote, join, remove, resolve, write_bytes
-from ecgray.shards.working import NOT_OF_A_RUN, push, working_copy
+from ecgray.shards.working import holds_other_files, push, working_copy
 from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
@@ -49,10 +50,14 @@ LIBRARIES = ("torch", "ray", "numpy", "pandas", "pyarrow", "safetensors", "scipy
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run, its metrics file, and the URL where it is published, if it is. Picklable."""
+    """Paths of a run, its metrics file, and the URL where it is published, if it is. Picklable.
+
+    lock: number of the lock under which it is published; None for a reader.
+    """
 
     path: Path
     url: str | None = None
+    lock: int | None = None
 
     @property
     def place(self) -> Path | str:
@@ -113,7 +118,13 @@ class RunFolder:
     def publish(self, *files: Path) -> None:
         """Copy files of the run to its URL; nothing for a run that has none."""
         if self.url is not None:
+            self.refuse_lost()
             push(self.path, self.url, (str(file.relative_to(self.path)) for file in files if file.is_file()))
+
+    def refuse_lost(self) -> None:
+        """Raises EcgrayError when another process has taken over the run's URL."""
+        if self.url is not None and self.lock is not None:
+            refuse_lost(self.url, self.lock)
 
     def publish_progress(self) -> None:
         """Metrics and events, as far as they are written."""
@@ -122,6 +133,7 @@ class RunFolder:
     def point_best(self, step: int | None) -> None:
         """Let ``best`` lead to the checkpoint of ``step`` (None: to nothing): a link, at a URL its name."""
         if self.url is not None:
+            self.refuse_lost()
             there = join(self.url, "best")
             remove(there) if step is None else write_bytes(there, step_folder(self.checkpoints, step).name.encode())
         if step is None:
@@ -162,8 +174,8 @@ def open_run(
     with contextlib.ExitStack() as stack:
         if is_remote(out):
             url = resolve(out)
-            folder = stack.enter_context(working_copy(url, resume=resume, wanted=lambda name: name in _TO_GO_ON))
-            run = RunFolder(folder, url)
+            copy = stack.enter_context(working_copy(url, resume=resume, wanted=lambda name: name in _TO_GO_ON))
+            run = RunFolder(copy[0], url, copy[1])
         else:
             run = RunFolder(Path(out).absolute())
         exists = run.config.is_file()
@@ -171,7 +183,7 @@ def open_run(
             raise EcgrayError(f"The run must be a folder, got the file {run.path}; give another --out.")
         if exists and not resume:
             raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; go on with --resume.")
-        if not exists and run.path.is_dir() and any(entry.name not in NOT_OF_A_RUN for entry in run.path.iterdir()):
+        if not exists and run.path.is_dir() and holds_other_files(run.path):
             raise EcgrayError(
                 f"A run must go into a new folder, got {run.path}, which holds other files; give another --out."
             )
@@ -181,12 +193,12 @@ def open_run(
             if not resume:
                 raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; add --resume.")
             _refuse_other_config(run, config, manifest_hashes)
-        run.checkpoints.mkdir(exist_ok=True)
+        stack.enter_context(resumable(run.place))
         write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers, steps)))
         write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
+        run.checkpoints.mkdir(exist_ok=True)
         run.publish(run.environment, run.config)
         stack.enter_context(end_recorded(run))
-        stack.enter_context(resumable(run.place))
         yield run
 
 

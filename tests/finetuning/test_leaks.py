@@ -28,7 +28,7 @@ from ecgray.shards.archive import open_archive
 from ecgray.tasks import TASKS
 from ecgray.training.config import DataConfig, PretrainConfig
 from ecgray.training.model_folder import ModelDescription, save_model, write_json
-from tests.finetuning.conftest import make_records, write_shards
+from tests.finetuning.conftest import make_record, make_records, write_shards
 
 Small = Callable[..., FinetuneConfig]
 
@@ -82,10 +82,10 @@ def test_starts_from_the_pretrained_encoder_and_records_its_origin(
 
 
 def test_a_planted_leak_is_refused_with_the_list(labelled: Path, others: Path, small: Small, tmp_path: Path) -> None:
-    """By name, although the signal differs; by signal, although name and patient differ."""
+    """By name or patient, although the signal differs; by signal, although name and patient differ."""
     config = small(labelled, protocol={"seeds": 1, "epochs": 1})
     splits = pd.read_parquet(finetune(config, tmp_path / "run") / "splits.parquet")
-    test = sorted(splits.loc[splits["split"] == "test", "record"])[:2]
+    test = sorted(splits.loc[splits["split"] == "test", "record"])[:3]
     train = sorted(splits.loc[splits["split"] == "train", "record"])[:3]
     archive = open_archive([labelled])
     number = {name: i for i, name in enumerate(archive.record_id)}
@@ -93,9 +93,10 @@ def test_a_planted_leak_is_refused_with_the_list(labelled: Path, others: Path, s
     innocent = make_records({"N": 5}, first=3000)
     same_name = replace(innocent[0], id=test[0])
     same_signal = replace(every[test[1]], id="other-name", patient="other-name")
-    planted = [*innocent, same_name, same_signal, *(every[name] for name in train)]
+    same_patient = replace(innocent[1], id="another-day", patient=every[test[2]].patient)
+    planted = [*innocent[2:], same_name, same_signal, same_patient, *(every[name] for name in train)]
     run = pretraining_run(tmp_path / "pretrained", write_shards(tmp_path / "planted", planted))
-    with pytest.raises(EcgrayError, match=rf"got 2: {test[0]}, {test[1]};"):
+    with pytest.raises(EcgrayError, match=rf"got 3: {test[0]}, {test[1]}, {test[2]};"):
         finetune(replace(config, pretrained=str(run)), tmp_path / "leaky")
     assert not (tmp_path / "leaky").exists()
     # Training records may well have been pretrained on: without a test there is nothing to leak.
@@ -130,8 +131,12 @@ def test_a_network_that_does_not_fit_is_refused(labelled: Path, others: Path, sm
     three = pretraining_run(tmp_path / "three", others, leads=("a", "b", "c"))
     with pytest.raises(EcgrayError, match="got 3 and 1"):
         finetune(replace(config, pretrained=str(three)), tmp_path / "run")
+    with pytest.raises(EcgrayError, match="differs from its stages 4"):
+        own = pretraining_run(tmp_path / "own", others, model=ResNet(width=4))
+        finetune(replace(config, model=ResNet(width=4, stages=3), pretrained=str(own)), tmp_path / "run")
     with pytest.raises(EcgrayError, match="not there"):
         finetune(replace(config, pretrained=str(tmp_path / "nothing")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_lead_is_inflated_to_those_of_the_data(others: Path, small: Small, tmp_path: Path) -> None:
@@ -200,6 +205,9 @@ def test_evaluate_refuses_what_the_run_has_seen(evaluated: Path, labelled: Path,
     disguised = replace(seen, id="new", patient="new")
     with pytest.raises(EcgrayError, match="got 1: new;"):
         evaluate(evaluated, write_shards(tmp_path / "d", [*unused, disguised]), tmp_path / "out")
+    later = make_record(5000, "N", patient=seen.patient)
+    with pytest.raises(EcgrayError, match="got 1: R5000;"):
+        evaluate(evaluated, write_shards(tmp_path / "l", [*unused, later]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     evaluate(evaluated, write_shards(tmp_path / "u", unused), tmp_path / "out")
 

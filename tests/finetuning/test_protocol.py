@@ -280,6 +280,11 @@ def test_a_loss_that_is_not_finite_stops_with_advice(labelled: Path, small: Smal
     config = replace(config, optimiser=replace(config.optimiser, learning_rate=1e30))
     with pytest.raises(EcgrayError, match="loss must stay finite"):
         finetune(config, tmp_path / "run")
+    # One batch: its loss is taken before the step that ruins the weights.
+    config = replace(config, protocol=replace(config.protocol, batch_size=1000))
+    with pytest.raises(EcgrayError, match=r"finite, got [0-9.]+ in training and nan in validation"):
+        finetune(config, tmp_path / "one-batch")
+    assert not list(tmp_path.glob("*/seeds/*/chosen.json"))
 
 
 def seed_job(config: FinetuneConfig, folder: Path) -> SeedJob:

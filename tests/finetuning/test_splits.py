@@ -192,15 +192,15 @@ def test_no_patient_and_no_copy_is_on_two_sides_or_the_split_is_refused(data: st
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_overlap_as_a_slow_loop(data: st.DataObject) -> None:
-    """By (database, record) or by signal; a name in another database is another record."""
-    rows = st.tuples(st.sampled_from("xy"), st.integers(0, 20), st.integers(0, 200))
+    """By (database, record), (database, patient) or signal; a name in another database is another's."""
+    rows = st.tuples(st.sampled_from("xy"), st.integers(0, 20), st.integers(0, 40), st.integers(0, 200))
     ours, seen = (data.draw(st.lists(rows, min_size=1, max_size=12)) for _ in range(2))
-    columns = ["database", "record", "signal_hash"]
-    frames = [pd.DataFrame(part, columns=columns).astype({"record": str, "signal_hash": str}) for part in (ours, seen)]
+    columns = ["database", "record", "patient", "signal_hash"]
+    frames = [pd.DataFrame(part, columns=columns).astype(dict.fromkeys(columns, str)) for part in (ours, seen)]
     expected = [
         index
-        for index, (database, record, signal) in enumerate(ours)
-        if any((database, record) == (d, r) or signal == s for d, r, s in seen)
+        for index, (database, record, patient, signal) in enumerate(ours)
+        if any((database, record) == (d, r) or (database, patient) == (d, p) or signal == s for d, r, p, s in seen)
     ]
     assert overlap(*frames).index.tolist() == expected
     if expected:

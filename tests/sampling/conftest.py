@@ -20,6 +20,7 @@ class FakeArchive:
         self.leads = tuple(leads)
         self.beat_totals = np.zeros((n, 5), np.int64) if beat_totals is None else np.asarray(beat_totals)
         self.rhythm_samples = np.zeros((n, 6), np.int64) if rhythm_samples is None else np.asarray(rhythm_samples)
+        self.signal_hash = np.array([f"signal{i}" for i in range(n)], object)
         self.labels = [()] * n if labels is None else labels
 
     def sample(self, record, lead, index):

@@ -104,6 +104,20 @@ def test_only_usable_records_count(make_archive):
     assert len({1, 2} & set(val.tolist())) == 1
 
 
+def test_copies_of_a_recording_stay_on_one_side(make_archive):
+    """Patients 0, 3 and 5 are chained by two copies: they count as one, and the others are divided beside them."""
+    archive = make_archive([0, 1, 2, 3, 3, 4, 5], np.full(7, 1000))
+    archive.signal_hash[[0, 3]] = "copy"
+    archive.signal_hash[[4, 6]] = "another copy"
+    sides = set()
+    for seed in range(20):
+        train, val = split_patients(archive, 0.5, seed)
+        assert sorted([*train, *val]) == [0, 1, 2, 3, 4, 5]
+        assert {0, 3, 5} <= set(train.tolist()) or {0, 3, 5} <= set(val.tolist())
+        sides.add(0 in val)
+    assert sides == {True, False}
+
+
 def test_three_patients_that_pairwise_share_a_class_still_split(make_archive):
     has = np.array([[1, 0, 1], [1, 1, 0], [0, 1, 1]], bool)
     for seed in range(10):

@@ -55,6 +55,14 @@ def test_a_silent_holder_elsewhere_loses_it(bucket: str, short: None) -> None:
         assert list(list_files(bucket + "/run")) == ["lock/000007"]
 
 
+def test_who_writes_for_a_holder_that_lost_it_is_refused(bucket: str) -> None:
+    with remotely_locked(bucket + "/run") as lock:
+        remote_lock.refuse_lost(bucket + "/run", lock.number)
+        write_bytes(join(bucket, "run", "lock", f"{lock.number + 1:06d}"), b'{"host": "elsewhere", "pid": 1}')
+        with pytest.raises(EcgrayError, match="another one that took it over"):
+            remote_lock.refuse_lost(bucket + "/run", lock.number)
+
+
 def test_one_of_several_takes_over(bucket: str, short: None) -> None:
     write_bytes(join(bucket, "run", "lock", "000001"), b'{"free": true}')
     inside, refused = [], []

@@ -61,6 +61,15 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, make_config: MakeC
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_start_that_was_killed_before_its_config_was_there_is_no_other_file(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    for name in ("lock", "environment.json", "config.json.partial-4711"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "environment.json").write_text(json.dumps({"starts": []}))
+    assert len(json.loads(opened(tmp_path, make_config(), resume=True).environment.read_text())["starts"]) == 1
+
+
 def test_a_changed_config_is_refused_and_named(tmp_path: Path, make_config: MakeConfig) -> None:
     run = opened(tmp_path / "run", make_config())
     changed = replace(make_config(), optimiser=OptimiserConfig(learning_rate=0.5, clip_norm=1.0))
