@@ -16,21 +16,12 @@ class FuturePredictor(nn.Module):
     plain dot product of the two.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        context: int,
-        frame_size: int,
-        *,
-        layers: int = 3,
-        heads: int = 8,
-        logit_scale: LogitScale = "head",
-    ) -> None:
+    def __init__(self, encoder: Encoder, context: int, frame_size: int, *, logit_scale: LogitScale = "head") -> None:
         super().__init__()
         self.encoder = encoder
         self.context = context
         self.frame_size = frame_size
-        self.pooling = AttentionPooling(encoder.features, context, layers=layers, heads=heads, logit_scale=logit_scale)
+        self.pooling = AttentionPooling(encoder.features, context, logit_scale=logit_scale)
 
     def forward(self, signal: Tensor) -> Tensor:
         frames = signal.unflatten(2, (-1, self.frame_size)).transpose(1, 2)

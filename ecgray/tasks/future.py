@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ecgray.errors import EcgrayError
 from ecgray.tasks.annotated import Int64
@@ -16,7 +16,8 @@ class FuturePrediction(Task):
 
     The positive stands at a random place among ``negatives`` frames from the pool's patients, and that place is the
     target: it comes with the plan, and no annotation is needed. ``exclude_record``: no negative from the positive's own
-    record (the published code excludes nothing).
+    record (the published code excludes nothing). logit_scale: the root of what attention logits are divided by, a
+    head's width or, as in the published code, the model's.
     """
 
     name: ClassVar[str] = "future"
@@ -26,6 +27,7 @@ class FuturePrediction(Task):
     offset: int = 8
     negatives: int = 8
     exclude_record: bool = True
+    logit_scale: Literal["head", "model"] = "head"
 
     def __post_init__(self) -> None:
         for field, least in (("context", 1), ("offset", 0), ("negatives", 1)):

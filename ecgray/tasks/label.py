@@ -15,13 +15,12 @@ from matplotlib.patches import Patch
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError, quoted
 from ecgray.shards.archive import Archive
+from ecgray.shards.strips import BEAT_COLOURS, RHYTHM_COLOURS
 from ecgray.tasks.annotated import AnnotatedTask, Int64
 from ecgray.tasks.base import IGNORED, Task
 
 STRIPS = 20
 """Frames in one picture at most."""
-BEAT_COLOURS = dict(zip(BEATS, ("#999999", "#009e73", "#0072b2", "#cc79a7", "#d55e00"), strict=True))
-RHYTHM_COLOURS = dict(zip(RHYTHMS, ("#dddddd", "#999999", "#009e73", "#d55e00", "#e69f00", "#56b4e9"), strict=True))
 
 
 def read_frames(file: Path) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from ecgray.models.base import Model
 from ecgray.models.classifier import Classifier
 from ecgray.models.future import FuturePredictor
 from ecgray.tasks.base import Task
+from ecgray.tasks.future import FuturePrediction
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 MAX_SAMPLES = 2**25
@@ -71,10 +72,11 @@ class ModelDescription:
 def build_network(model: Model, leads: int, classes: int, task: Task | None, frame_size: int | None) -> nn.Module:
     """The network that a task asks for, with fresh weights: a classifier, or a predictor of future frames."""
     encoder = model.encoder(leads)
-    if task is not None and task.negatives:
+    if isinstance(task, FuturePrediction):
         if frame_size is None:
             raise EcgrayError("A network that predicts future frames needs a frame size; give sampling.frame_size.")
-        return FuturePredictor(encoder, context=task.span(frame_size) // frame_size - 1, frame_size=frame_size)
+        context = task.span(frame_size) // frame_size - 1
+        return FuturePredictor(encoder, context, frame_size, logit_scale=task.logit_scale)
     return Classifier(encoder, classes)
 
 

@@ -182,7 +182,7 @@ def changed(values: dict[str, Any], path: list[str]) -> PretrainConfig:
     old: Any = values
     for key in path:
         old = old[key]
-    candidates: list[Any] = [*tables.get(path[0], ()), "other", "code", "same", "icentia11k", "sizes", "bf16"]
+    candidates: list[Any] = [*tables.get(path[0], ()), "other", "code", "same", "icentia11k", "sizes", "bf16", "model"]
     candidates += ["drop", "v1", "lecun", "balanced", True, False, 0.5, 0.25, 3, 34, 64, None, [3, 3, 3, 3]]
     for value in candidates:
         copy = json.loads(json.dumps(values))
