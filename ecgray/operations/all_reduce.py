@@ -28,7 +28,10 @@ def measure(rank: int, size: int, init_method: str) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():  # several processes of one machine take a GPU each
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend, init_method=init_method, rank=rank, world_size=size, timeout=timedelta(seconds=TIMEOUT_S)

@@ -118,8 +118,9 @@ def _pretrained(folder: Path, values: dict[str, Any], environment: dict[str, Any
 def _finetuned(folder: Path, values: dict[str, Any], environment: dict[str, Any]) -> RunRow:
     config = from_dict(FinetuneConfig, values, where=str(folder / "config.json"))
     seeds = [seed_folder(folder, seed) for seed in config.protocol.seed_numbers]
-    done = sum((seed / COMPLETE).is_file() for seed in seeds)
     scores = folder / "scores.json"
+    closed = scores.is_file() and "test" not in read_json(scores)["splits"]  # the test of a trial is never opened
+    done = sum((seed / (CHOSEN if closed else COMPLETE)).is_file() for seed in seeds)
     complete = done == len(seeds) and scores.is_file()
     state, note = _state(is_locked(folder / "lock"), environment, complete=complete)
     if state == "finished" and not complete:

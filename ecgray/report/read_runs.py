@@ -105,10 +105,21 @@ class Run:
         return round(counts.mean()) if len(counts) else 0
 
 
+ADVICE = "give folders that 'ecgray finetune' or 'ecgray evaluate' has written"
+
+
 def read_run(place: Path | str) -> Run:
     """The run (or evaluation) at ``place``, a folder or a URL. Raises EcgrayError when it is none, or when no seed is
     complete."""
-    advice = "give folders that 'ecgray finetune' or 'ecgray evaluate' has written"
+    place, folder = _folder(place)
+    evaluation = folder / "evaluation.json"
+    if evaluation.is_file():
+        return _read_evaluation(place, folder, read_json(evaluation))
+    return _read_finetuned(place, folder)
+
+
+def _folder(place: Path | str) -> tuple[Path | str, Path]:
+    """The place as it is named, and the folder on this machine that holds what lies there."""
     if is_remote(place):
         place = resolve(place)
         folder = fetched_run(place)
@@ -116,18 +127,19 @@ def read_run(place: Path | str) -> Run:
         place = folder = Path(place).expanduser()
     if not folder.is_dir():
         raise EcgrayError(
-            f"A report needs finished finetuning runs, got {quoted(str(place), 300)}, which is no folder; {advice}."
+            f"A report needs finished finetuning runs, got {quoted(str(place), 300)}, which is no folder; {ADVICE}."
         )
-    evaluation = folder / "evaluation.json"
-    if evaluation.is_file():
-        return _read_evaluation(place, folder, read_json(evaluation))
+    return place, folder
+
+
+def _read_finetuned(place: Path | str, folder: Path) -> Run:
     if (folder / "checkpoints").is_dir():
         raise EcgrayError(
             f"A report needs finetuning runs, got '{place}', which is a pretraining run; "
             f"finetune from it with --pretrained {place} and report that."
         )
     if not (folder / "config.json").is_file():
-        raise EcgrayError(f"A report needs finished finetuning runs, got '{place}' without config.json; {advice}.")
+        raise EcgrayError(f"A report needs finished finetuning runs, got '{place}' without config.json; {ADVICE}.")
     environment = read_environment(folder)
     predictions = _predictions(place, folder)
     run = Run(
@@ -146,7 +158,7 @@ def read_run(place: Path | str) -> Run:
 def _read_evaluation(place: Path | str, folder: Path, values: dict[str, Any]) -> Run:
     """The evaluated run with the evaluation's predictions as its test."""
     try:
-        run = read_run(str(values.get("run")))
+        run = _read_finetuned(*_folder(str(values.get("run"))))
     except EcgrayError as error:
         raise EcgrayError(f"The evaluation '{place}' needs the run that it is of: {error}") from error
     hashes = values.get("manifest_hashes")

@@ -19,14 +19,15 @@ from ecgray.training.model_folder import read_json
 class SweptTrial:
     """A trial as the study has it.
 
-    state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING; params: by dotted name; score: mean macro F1 on validation; cost:
-    device-seconds (NaN where there is none); probes: {pretraining steps: macro F1 of the probe}; error, traceback: of
-    one that failed.
+    state: COMPLETE, PRUNED, FAIL, RUNNING or WAITING; params: by dotted name; task: pretrained on; score: mean macro F1
+    on validation; cost: device-seconds (NaN where there is none); probes: {pretraining steps: macro F1 of the probe};
+    error, traceback: of one that failed.
     """
 
     number: int
     state: str
     params: dict[str, Any]
+    task: str
     distributions: dict[str, str]
     score: float
     cost: float
@@ -34,19 +35,17 @@ class SweptTrial:
     error: str | None
     traceback: str | None
 
-    @property
-    def task(self) -> str:
-        return str(self.params.get("pretrain.task", "other"))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Pretraining steps: ``whole`` if every trial had all of them, ``stopped`` saved by early stopping, ``shared`` by
-    trials with one pretraining, ``spent`` on the disk's evidence; seconds: device-seconds by kind of work."""
+    """Pretraining steps: ``whole`` if every trial had all of them, ``stopped`` saved by early stopping, ``failed`` not
+    done by trials that failed, ``shared`` by trials with one pretraining, ``spent`` on the disk's evidence; seconds:
+    device-seconds by kind of work."""
 
     whole: int
     spent: int
     stopped: int
+    failed: int
     shared: int
     seconds: dict[str, float]
 
@@ -72,25 +71,28 @@ class Sweep:
     @property
     def budget(self) -> Budget:
         """Of the trials that have ended."""
-        steps, whole, stopped, reached = self.config.steps, 0, 0, 0
-        for trial in self.trials:
-            if trial.state in ("COMPLETE", "PRUNED"):
-                whole += steps
-                own = steps if trial.state == "COMPLETE" else max(trial.probes, default=0)
-                stopped += steps - own
-                reached += own
-        spent, seconds = 0, {"pretraining": 0.0, "probes": 0.0, "finetuning": 0.0}
-        for folder in (self.folder.path / "pretraining").glob("*"):
+        ended = [trial for trial in self.trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
+        folders = {trial.number: (self.folder.trial(trial.number) / "pretraining").resolve() for trial in ended}
+        done, seconds = dict.fromkeys(folders.values(), 0), {"pretraining": 0.0, "probes": 0.0, "finetuning": 0.0}
+        for folder in done:
             work = [line for line in read_lines(folder / "work.jsonl") if type(line.get("steps")) is int]
-            spent += max((line["steps"] for line in work), default=0)
+            done[folder] = max((line["steps"] for line in work), default=0)
             for line in work:
                 kind = "probes" if line["kind"] == "probe" else "pretraining"
                 seconds[kind] += line["seconds"] * line["devices"]
+        steps, stopped, failed = self.config.steps, 0, 0
+        for trial in ended:
+            if trial.state == "PRUNED":
+                stopped += steps - max(trial.probes, default=0)
+            elif trial.state == "FAIL":
+                failed += steps - done[folders[trial.number]]
+        whole, spent = len(ended) * steps, sum(done.values())
         for trial in self.complete:
             with contextlib.suppress(EcgrayError, KeyError, TypeError):
                 stored = read_json(self.folder.trial(trial.number) / "result.json")
                 seconds["finetuning"] += stored["finetune_seconds"] * stored["devices"]
-        return Budget(whole=whole, spent=spent, stopped=stopped, shared=max(0, reached - spent), seconds=seconds)
+        shared = max(0, whole - stopped - failed - spent)
+        return Budget(whole=whole, spent=spent, stopped=stopped, failed=failed, shared=shared, seconds=seconds)
 
 
 def is_sweep(folder: Path) -> bool:
@@ -100,9 +102,9 @@ def is_sweep(folder: Path) -> bool:
 def read_sweep(path: Path) -> Sweep:
     """The sweep in the folder ``path``; raises EcgrayError when a file of it is missing or of another form."""
     folder = SweepFolder(path)
-    rows = _read_list(folder.trials)
+    rows, config = _read_list(folder.trials), read_sweep_config(folder)
     try:
-        trials = [_trial(row) for row in rows]
+        trials = [_trial(row, config.pretrain.task.name) for row in rows]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EcgrayError(
             f"'{folder.trials}' must hold the trials of a sweep, got others ({' '.join(str(error).split())[:80]}); go "
@@ -112,15 +114,16 @@ def read_sweep(path: Path) -> Sweep:
     with contextlib.suppress(EcgrayError):
         finals = {name: int(n) for name, n in read_json(folder.final / "final.json").items() if type(n) is int}
     starts = read_json(folder.config).get("starts", [])
-    return Sweep(folder=folder, config=read_sweep_config(folder), trials=trials, finals=finals, starts=starts)
+    return Sweep(folder=folder, config=config, trials=trials, finals=finals, starts=starts)
 
 
-def _trial(row: dict[str, Any]) -> SweptTrial:
+def _trial(row: dict[str, Any], task: str) -> SweptTrial:
     values = row["values"] or []
     return SweptTrial(
         number=int(row["number"]),
         state=str(row["state"]),
         params=dict(row["params"]),
+        task=str(row["params"].get("pretrain.task", task)),
         distributions=dict(row["distributions"]),
         score=float(values[0]) if values else math.nan,
         cost=float(values[1]) if len(values) > 1 else math.nan,

@@ -33,12 +33,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> Path | str:
     twice = sorted({folder for folder in folders if folders.count(folder) > 1})
     if twice:
         raise EcgrayError(f"Every run must be given once, got {', '.join(twice)} several times; leave the others out.")
-    if (
-        size_of(join(out, "config.json")) is not None
-        if isinstance(out, str)
-        else (out.exists() and not out.is_dir()) or (out / "config.json").exists()
-    ):
-        raise EcgrayError(f"The report must go into a folder of its own, got '{out}'; give another --out.")
+    refuse_folder_of_runs(out)
     tables = make_tables([read_run(folder) for folder in folders])
     try:
         with written(out, "report.html") as folder:
@@ -48,6 +43,17 @@ def write_report(runs: Sequence[Path | str], out: Path | str) -> Path | str:
             f"The report must be written to '{out}', got: {error}; free some space or give another --out."
         ) from error
     return join(out, "report.html") if isinstance(out, str) else out / "report.html"
+
+
+def refuse_folder_of_runs(out: Path | str) -> None:
+    """Raises EcgrayError when ``out`` (folder or URL) is a run, a sweep or no folder."""
+    names = ("config.json", "sweep.json")
+    if isinstance(out, str):
+        taken = any(size_of(join(out, name)) is not None for name in names)
+    else:
+        taken = (out.exists() and not out.is_dir()) or any((out / name).exists() for name in names)
+    if taken:
+        raise EcgrayError(f"The report must go into a folder of its own, got '{out}'; give another --out.")
 
 
 def _write(tables: Tables, out: Path) -> None:

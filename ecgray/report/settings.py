@@ -185,10 +185,18 @@ def labels(runs: Sequence[Run]) -> list[str]:
     tested = [", ".join(sorted(set(run.scored["database"]))) for run in runs]
     if len(set(tested)) > 1:
         names = [f"{name}, on {databases}" for name, databases in zip(names, tested, strict=True)]
+    places = [str(run.evaluation or run.folder) for run in runs]
     return [
-        f"{name} ({str(run.evaluation or run.folder).rpartition('/')[2]})" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
+        f"{name} ({_tail(place, places)})" if names.count(name) > 1 else name
+        for name, place in zip(names, places, strict=True)
     ]
+
+
+def _tail(place: str, places: Sequence[str]) -> str:
+    """The shortest end of a path that is the end of no other of ``places``."""
+    parts = place.split("/")
+    ends = ("/".join(parts[-length:]) for length in range(1, len(parts) + 1))
+    return next((end for end in ends if sum(f"/{other}".endswith(f"/{end}") for other in places) == 1), place)
 
 
 SHORT = {

@@ -10,14 +10,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ecgray.config import to_dict
-from ecgray.errors import EcgrayError
 from ecgray.recipes import published
 from ecgray.report import figures, sweep_figures, words
 from ecgray.report.colours import css_variables, looks
 from ecgray.report.page import template
 from ecgray.report.read_runs import read_run
 from ecgray.report.read_sweep import Sweep, read_sweep
-from ecgray.report.report import write_report
+from ecgray.report.report import refuse_folder_of_runs, write_report
 from ecgray.report.tables import Tables, make_tables
 from ecgray.shards.manifest import write_atomically
 from ecgray.shards.storage import is_remote, join, resolve
@@ -36,10 +35,7 @@ def write_sweep_report(path: Path | str, out: Path | str) -> Path | str:
     """
     sweep = read_sweep(Path(path).expanduser().resolve())
     out = resolve(out) if is_remote(out) else Path(out).expanduser()
-    if isinstance(out, Path) and (
-        (out.exists() and not out.is_dir()) or any((out / name).exists() for name in ("config.json", "sweep.json"))
-    ):
-        raise EcgrayError(f"The report must go into a folder of its own, got '{out}'; give another --out.")
+    refuse_folder_of_runs(out)
     runs = [sweep.folder.final / name for name in sweep.finals]
     runs = [run for run in runs if (run / "predictions.parquet").is_file()]
     tables = make_tables([read_run(run) for run in runs]) if runs else None

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from ecgray.cli import main
+from ecgray.finetuning.folder import read_config
+from ecgray.finetuning.protocol import finetune
 from ecgray.operations.run_list import RunRow, list_runs
 
 CINC2017 = Path(__file__).parents[1] / "data" / "cinc2017"
@@ -124,6 +126,10 @@ def test_finetuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (row.path, row.kind, row.state, row.done, row.total) == (out, "finetune", "finished", 2, 2)
     scores = json.loads((out / "scores.json").read_text())["splits"]["test"]["scores"]["macro_f1"]
     assert row.score == ("test macro F1", scores["mean"], scores["sd"])
+    closed = finetune(read_config(out), tmp_path / "closed", with_test=False)  # as a trial of a sweep is
+    row = row_of(closed)
+    assert (row.state, row.done, row.total) == ("finished", 2, 2)
+    assert row.score is not None and row.score[0] == "val. macro F1"
     (out / "scores.json").unlink()
     assert row_of(out).state == "damaged"
     environment = json.loads((out / "environment.json").read_text())

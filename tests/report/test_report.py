@@ -316,6 +316,20 @@ def test_run_without_test_records_is_scored_on_validation_and_says_so(tmp_path: 
     assert "validation macro F1" in text and "the run has no test records" in text
 
 
+def test_an_evaluation_of_itself_is_refused(tmp_path: Path) -> None:
+    values = {"run": str(tmp_path), "data": "", "manifest_hashes": []}
+    (tmp_path / "evaluation.json").write_text(json.dumps(values))
+    with pytest.raises(EcgrayError, match="needs the run that it is of"):
+        read_run(tmp_path)
+
+
+def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path: Path, fake: Any) -> None:
+    runs = [fake(tmp_path / name / "beat", records=300, pretraining="weimann2021_beat") for name in ("a", "b")]
+    tables = make_tables([read_run(run) for run in [*runs, fake(tmp_path / "none", records=300)]])
+    assert {row.label for row in tables.rows} == {"beat (a/beat)", "beat (b/beat)", "none"}
+    assert write_report(runs, tmp_path / "out").is_file()
+
+
 def test_names_are_escaped(tmp_path: Path, fake: Any) -> None:
     run = fake(tmp_path / "<b>run&", records=300)
     other = fake(tmp_path / "<i>run", records=300)
