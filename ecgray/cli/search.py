@@ -1,7 +1,6 @@
 """The verb that searches."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -29,10 +28,12 @@ def sweep(words: list[str]) -> None:
         final_seeds: int | None = None
         """Seeds of the winner and the baselines (--search.final-seeds for short); 0 leaves the test closed."""
         resources: Annotated[Resources, Flat]
-        out: Path
+        out: str
         """Folder of the sweep."""
         storage: str = "sqlite"
         """Where the study lies: sqlite or journal (a file in the folder), or a database URL (postgresql://...)."""
+        mlflow: str | None = None
+        """Tracking URI of MLflow (http://..., sqlite:///...), where every finished trial becomes a run too."""
         resume: bool = False
         """Go on with an existing sweep."""
 
@@ -50,4 +51,5 @@ def sweep(words: list[str]) -> None:
         config = replace(config, search=replace(config.search, trials=c.trials))
     if c.final_seeds is not None:
         config = replace(config, search=replace(config.search, final_seeds=c.final_seeds))
-    print(run(space, config, c.out, resources=c.resources, storage=c.storage, resume=c.resume))
+    done = run(space, config, c.out, resources=c.resources, storage=c.storage, mlflow=c.mlflow, resume=c.resume)
+    print(done)

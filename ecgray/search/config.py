@@ -18,11 +18,11 @@ class SearchConfig:
 
     trials: in all; seed: of the sampler (TPE), which draws the first ``startup_trials`` at random; objective: "score",
     the mean macro F1 on validation over ``seeds`` finetuning seeds, or "score_and_cost", that and the trial's
-    device-seconds. early_stopping: asynchronous successive halving over pretraining steps: after
-    steps / reduction**rungs, ..., steps / reduction of them, a trial whose probe is not among the best
-    1 / ``reduction`` seen at that rung is stopped. seeds, epochs, train_fraction: finetuning of a trial (None: as
-    ``finetune`` says). final_seeds: of the winner and the baselines, whose test records are opened;
-    0 leaves them closed.
+    device-seconds (of work that came to its end: what a killed process had begun is not counted). early_stopping:
+    asynchronous successive halving over pretraining steps: after steps / reduction**rungs, ..., steps / reduction of
+    them, a trial whose probe is not among the best 1 / ``reduction`` seen at that rung is stopped. seeds, epochs,
+    train_fraction: finetuning of a trial (None: as ``finetune`` says). final_seeds: of the winner and the baselines,
+    whose test records are opened; 0 leaves them closed.
     """
 
     trials: int = 40

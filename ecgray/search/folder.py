@@ -18,7 +18,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,16 @@ def read_sweep_config(sweep: SweepFolder) -> SweepConfig:
     return from_dict(SweepConfig, read_json(sweep.config).get("config"), where=str(sweep.config))
 
 
+NOT_OF_A_SWEEP = ("lock", "study.db", "study.log")
+"""What a start that was refused leaves."""
+
+
 @contextlib.contextmanager
 def open_sweep(
     out: Path, config: SweepConfig, manifest_hashes: Sequence[str], *, resume: bool
-) -> Iterator[tuple[SweepFolder, str]]:
-    """The folder ``out``, locked while in use, with its config written; and the name of its study.
+) -> Iterator[tuple[SweepFolder, str, Callable[[], None]]]:
+    """The folder ``out``, locked while in use; the name of its study; and what writes down that the sweep begins, by
+    which the folder becomes one.
 
     A folder that holds anything is refused without ``resume``; with it, config and data must be those that the sweep
     was started with, apart from the number of trials and of final seeds. Once its test records were opened, a sweep
@@ -80,7 +85,7 @@ def open_sweep(
     exists = sweep.config.is_file()
     if exists and not resume:
         raise EcgrayError(f"A sweep must go into a new folder, got {sweep.path}, which holds one; go on with --resume.")
-    if not exists and sweep.path.is_dir() and any(entry.name != "lock" for entry in sweep.path.iterdir()):
+    if not exists and sweep.path.is_dir() and any(entry.name not in NOT_OF_A_SWEEP for entry in sweep.path.iterdir()):
         raise EcgrayError(
             f"A sweep must go into a new folder, got {sweep.path}, which holds other files; give another --out."
         )
@@ -100,8 +105,7 @@ def open_sweep(
             "manifest_hashes": list(manifest_hashes),
             "starts": [*stored.get("starts", []), start],
         }
-        write_json_atomically(sweep.config, values | describe_environment())
-        yield sweep, study
+        yield sweep, study, lambda: write_json_atomically(sweep.config, values | describe_environment())
 
 
 def _refuse_other(sweep: SweepFolder, config: SweepConfig, stored_hashes: Any, hashes: Sequence[str]) -> None:

@@ -56,7 +56,8 @@ class StudySearch(OptunaSearch):
 
     Trials that an earlier process left running are handed out first, with their number and their values. A trial's
     values depend on the seed, its number and the trials before it alone, so that a sweep that was killed goes on as it
-    would have. A trial that Tune stopped becomes PRUNED, one that reported a failure or died FAIL.
+    would have; where it was killed amid the proposal of a trial, what was not proposed yet is drawn anew. A trial that
+    Tune stopped becomes PRUNED, one that reported a failure or died FAIL.
     """
 
     def __init__(
@@ -107,14 +108,13 @@ class StudySearch(OptunaSearch):
         return {"number": self._ot_trials[trial_id].number, "params": params}
 
     def _next(self) -> optuna.Trial:
-        if self._unfinished:
-            return optuna.Trial(self.study, self._unfinished.pop(0)._trial_id)
-        number = len(self.study.get_trials(deepcopy=False))
+        begun = self._unfinished.pop(0) if self._unfinished else None
+        number = begun.number if begun else len(self.study.get_trials(deepcopy=False))
         seed = int(np.random.SeedSequence([self._search.seed, number]).generate_state(1)[0])
         self.study.sampler = TPESampler(
             seed=seed, n_startup_trials=self._search.startup_trials, multivariate=True, group=True
         )
-        return self.study.ask()
+        return optuna.Trial(self.study, begun._trial_id) if begun else self.study.ask()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "probe" not in result:

@@ -26,7 +26,7 @@ from ecgray.search.space import Space
 from ecgray.search.trial import ERROR, TrialSetting, run_trial
 from ecgray.shards.archive import open_archive
 from ecgray.shards.manifest import write_atomically
-from ecgray.shards.storage import resolve
+from ecgray.shards.storage import is_remote, resolve
 from ecgray.training.ray_train import connected
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ RETRIES = 1
 class Resources:
     """What a trial gets.
 
-    workers: of Ray Train, 1 trains in the trial's own actor; gpus: of each worker, a fraction lets several trials share
-    one (None: a whole one where the cluster has any); concurrent: most trials at a time (None: as many as the cluster
-    holds, one CPU for each worker without a GPU).
+    workers: of Ray Train, 1 trains in the trial's own actor; gpus: of a trial with one worker, a fraction lets several
+    share one (None: a whole one of each worker where the cluster has any); concurrent: most trials at a time (None: as
+    many as the cluster holds, one CPU for each worker without a GPU).
     """
 
     workers: int = 1
@@ -62,6 +62,11 @@ class Resources:
             raise EcgrayError(
                 "A trial must have a worker or more, no negative share of a GPU, and at least one must run at a time, "
                 f"got {self.workers}, {self.gpus} and {self.concurrent}; leave them out for what the cluster holds."
+            )
+        if self.workers > 1 and self.gpus not in (None, 1):
+            raise EcgrayError(
+                f"Trials with several workers must take a whole GPU for each, got {self.gpus:g}; leave --gpus out or "
+                "take --workers 1."
             )
 
     def of(self, cluster: Mapping[str, float]) -> tuple[int, dict[str, float], Devices]:
@@ -100,41 +105,63 @@ def sweep(
     *,
     resources: Resources | None = None,
     storage: str = "sqlite",
+    mlflow: str | None = None,
     resume: bool = False,
 ) -> Path:
     """Run the trials of ``config.search`` over ``space`` into the folder ``out`` (see ``ecgray.search.folder``) and
     return it. ``storage``: see ``ecgray.search.study.open_storage``; it is given again with ``resume``, which
-    repeats no finished trial and lets those go on that were running.
+    repeats no finished trial and lets those go on that were running. ``mlflow``: where finished trials are shown too.
 
-    Raises EcgrayError for data, settings and clusters that cannot do it, before anything is written, and when no trial
-    came to its end.
+    Raises EcgrayError for data, settings, storages and clusters that cannot do it, before the folder becomes a sweep,
+    and when no trial came to its end.
     """
     try:
-        import optuna  # noqa: F401
+        import optuna
     except ImportError:
         raise EcgrayError("A sweep needs Optuna, which is not installed; pip install 'ecgray[search]'.") from None
+    if is_remote(str(out)):
+        raise EcgrayError(
+            f"A sweep must go into a folder that its machines see, got {out}; give a path, on a network file system "
+            "with --storage journal."
+        )
+    if space.stage == "finetune":  # all trials share one pretraining: there is nothing to stop
+        config = replace(config, search=replace(config.search, early_stopping=False))
     config, hashes = _resolved(config)
-    _ = config.rungs
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard events and results are ours
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial reports probes, then a score
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    with open_sweep(Path(out), config, hashes, resume=resume) as (folder, study_name):
-        from ecgray.search.study import StudySearch, open_storage
+    with open_sweep(Path(out), config, hashes, resume=resume) as (folder, study_name, begin):
+        from ecgray.search.mlflow_runs import MlflowRuns
+        from ecgray.search.study import FINISHED, OBJECTIVES, StudySearch, open_storage
 
         opened = open_storage(storage, folder.path)
+        if folder.trials.is_file() and study_name not in optuna.study.get_all_study_names(opened):
+            raise EcgrayError(
+                "A sweep must be resumed with the storage it was started with, got one without its study "
+                f"{study_name}; give the old --storage."
+            )
+        shown = MlflowRuns(mlflow, study_name, OBJECTIVES[config.search.objective]) if mlflow else None
         with connected():
             import ray
 
             concurrent, reserved, devices = (resources or Resources()).of(ray.cluster_resources())
+            begin()
             setting = TrialSetting(sweep=folder, config=config, hashes=hashes, devices=devices)
             with tqdm(total=config.search.trials, unit="trial", disable=None) as bar:
-                searcher = StudySearch(
-                    space, config.search, opened, study_name, folder, lambda trial: _show(bar, trial)
-                )
+
+                def finished(trial: FrozenTrial) -> None:
+                    _show(bar, trial)
+                    if shown:
+                        shown.tell(trial)
+
+                searcher = StudySearch(space, config.search, opened, study_name, folder, finished)
                 bar.update(config.search.trials - searcher.left)
+                if shown:
+                    for trial in searcher.study.get_trials(states=FINISHED):
+                        shown.tell(trial)
                 if searcher.left:
                     _run(searcher, setting, concurrent, reserved)
             if searcher.left:
@@ -160,11 +187,14 @@ def _resolved(config: SweepConfig) -> tuple[SweepConfig, list[str]]:
     training = replace(pretrain.training, steps=pretrain.training.steps or plan.steps_per_budget)
     pretrain = replace(pretrain, data=replace(pretrain.data, shards=shards), training=training)
     labelled = absolute(finetune.data.shards)
-    open_labelled(labelled)
-    test = finetune.data.test_shards
-    data = replace(finetune.data, shards=labelled, test_shards=None if test is None else absolute(test))
-    finetune = replace(finetune, data=data)
-    return replace(config, pretrain=pretrain, finetune=finetune), [manifest.hash for manifest in archive.manifests]
+    test = None if finetune.data.test_shards is None else absolute(finetune.data.test_shards)
+    for path in (labelled, *([test] if test not in (None, "none") else [])):
+        open_labelled(str(path))
+    data = replace(finetune.data, shards=labelled, test_shards=test)
+    config = replace(config, pretrain=pretrain, finetune=replace(finetune, data=data))
+    # Made here for what they refuse, instead of in a trial that has pretrained for hours.
+    _ = config.rungs, config.probing(pretrain, ""), config.finetuning("")
+    return config, [manifest.hash for manifest in archive.manifests]
 
 
 def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved: dict[str, float]) -> None:

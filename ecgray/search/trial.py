@@ -68,6 +68,10 @@ def _results(number: int, params: dict[str, Any], setting: TrialSetting) -> Iter
     folder = sweep.trial(number)
     if (folder / RESULT).is_file():  # its end was not told any more
         stored = read_json(folder / RESULT)
+        if stored["params"] != params:
+            raise EcgrayError(
+                f"Trial {number} must be the one whose result lies in {folder}, got other values; start a new sweep."
+            )
         yield {"score": stored["score"], "cost": stored["cost"]}
         return
     torch.set_num_threads(devices.threads)
@@ -76,8 +80,7 @@ def _results(number: int, params: dict[str, Any], setting: TrialSetting) -> Iter
     link = folder / "pretraining"
     link.unlink(missing_ok=True)
     link.symlink_to(f"../../pretraining/{shared.name}")
-    rungs = config.rungs if _searches_pretraining(params) else ()
-    for steps in rungs:
+    for steps in config.rungs:
         with shared.alone():
             shared.train_to(steps)
             score = shared.probe(steps)
@@ -100,8 +103,3 @@ def _results(number: int, params: dict[str, Any], setting: TrialSetting) -> Iter
     names = {"pretraining": shared.name, "config_hash": config_hash(config)}
     write_json_atomically(folder / RESULT, values | names | {"params": params})
     yield {"score": score, "cost": cost}
-
-
-def _searches_pretraining(params: dict[str, Any]) -> bool:
-    """Where all trials share one pretraining, there is nothing to stop early."""
-    return any(name.startswith("pretrain.") for name in params)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,14 @@ def labelled_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_labelled(root / "files", records=80, seed=0)
     ingest(DATABASES["synthetic"](), root / "files", root / "shards", workers=0, progress=False)
     return root / "shards"
+
+
+@pytest.fixture
+def two_cpus() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, dashboard_host="127.0.0.1", log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -92,6 +92,19 @@ def test_a_sweep_that_was_killed_proposes_what_it_would_have(tmp_path: Path) -> 
     assert [other.suggest(f"t{i}") for i in range(6)][4] != proposed[0][4]
 
 
+def test_a_proposal_that_was_cut_short_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    """Killed between the trial's number and its first value, three times over: what it would have been."""
+    whole, killed = (open_search(tmp_path / name) for name in ("whole", "killed"))
+    for search in (whole, killed):
+        for i in range(5):
+            search.suggest(f"t{i}")
+            finish(search, f"t{i}", i / 10)
+    killed._next()
+    for _ in range(2):
+        open_search(tmp_path / "killed")._next()
+    assert open_search(tmp_path / "killed").suggest("again") == whole.suggest("t5")
+
+
 def test_two_objectives(tmp_path: Path) -> None:
     search = open_search(tmp_path, objective="score_and_cost")
     for name in "abc":

@@ -1,0 +1,96 @@
+"""Trials that raise, run out of memory or lose their process: each is told with its reason, and costs no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import BaseTrial
+
+from ecgray.cli import main
+from ecgray.recipes import SPACES
+from ecgray.report.read_sweep import read_sweep
+from ecgray.search.sweep import Resources, sweep
+from ecgray.training.checkpoint import newest_checkpoint
+
+FRAME, WIDTH, RATE = "pretrain.sampling.frame_size", "pretrain.model.width", "pretrain.optimiser.learning_rate"
+PATIENCE_S = 300
+
+
+def suggest(trial: BaseTrial) -> None:
+    trial.suggest_int(FRAME, 1, 1 << 20)
+    trial.suggest_int(WIDTH, 1, 1 << 24)
+    trial.suggest_float(RATE, 1e-4, 1e-2)
+
+
+def space_of(*points: dict[str, Any]) -> Any:
+    start = {FRAME: 256, WIDTH: 4, RATE: 1e-3}
+    return replace(SPACES["weimann2021_pretraining"], suggest=suggest, paper=tuple(start | point for point in points))
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "trials.json").read_text())
+    return found
+
+
+def test_a_trial_that_raises_and_one_out_of_memory(two_cpus: None, make_sweep: Any, tmp_path: Path) -> None:
+    """No record is as long as the first trial's frame; the second's network takes more bytes than addresses can say."""
+    out = tmp_path / "sweep"
+    sweep(
+        space_of({FRAME: 1 << 20}, {WIDTH: 1 << 23}, {}), make_sweep(trials=3), out, resources=Resources(concurrent=1)
+    )
+    short, memory, sound = rows_of(out)
+    assert [row["state"] for row in (short, memory, sound)] == ["FAIL", "FAIL", "COMPLETE"]
+    assert short["error"].startswith("EcgrayError: ") and str(1 << 20) in short["error"]
+    assert "Traceback" not in short["traceback"], "one line says it"
+    assert "memory" in memory["error"] and "Traceback" in memory["traceback"]
+    assert sound["values"] and not sound["error"]
+    budget = read_sweep(out).budget
+    assert (budget.whole, budget.spent, budget.failed, budget.stopped, budget.shared) == (24, 8, 16, 0, 0)
+    assert main(["report", str(out), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "alloc" in page and str(1 << 20) in page
+
+
+def kill_when_at_work(trial: Path, times: int) -> threading.Thread:
+    """End the process of a trial, ``times`` over, each time once its pretraining is at work: as the system does when
+    memory runs out."""
+
+    def kill() -> None:
+        deadline, killed = time.monotonic() + PATIENCE_S, set[int]()
+        while len(killed) < times and time.monotonic() < deadline:
+            words = (trial / "lock").read_text().split() if (trial / "lock").is_file() else []
+            if words and int(words[0]) not in killed and (trial / "pretraining" / "run" / "lock").is_file():
+                os.kill(int(words[0]), signal.SIGKILL)
+                killed.add(int(words[0]))
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_a_trial_whose_process_is_killed(two_cpus: None, make_sweep: Any, tmp_path: Path) -> None:
+    """Once: it goes on, and what it trains is what it would have been. Twice: it is given up and says so."""
+    out, calm = tmp_path / "sweep", tmp_path / "calm"
+    space = space_of({}, {RATE: 2e-3}, {RATE: 3e-3})
+    killers = [kill_when_at_work(out / "trials" / f"trial-{number:04d}", times) for number, times in ((0, 1), (1, 2))]
+    sweep(space, make_sweep(trials=3), out, resources=Resources(concurrent=1))
+    for killer in killers:
+        killer.join()
+    once, twice, sound = rows_of(out)
+    assert (once["state"], twice["state"], sound["state"]) == ("COMPLETE", "FAIL", "COMPLETE")
+    assert "process died" in twice["error"] and "once more" in twice["traceback"]
+    sweep(space, make_sweep(trials=1), calm, resources=Resources(concurrent=1))
+    (undisturbed,) = rows_of(calm)
+    assert once["values"] == undisturbed["values"] and once["probes"] == undisturbed["probes"]
+    weights = [newest_checkpoint(one / "trials/trial-0000/pretraining/run/checkpoints") for one in (out, calm)]
+    assert all(folder is not None and folder.name == "step-000008" for folder in weights)
+    mine, theirs = ((folder / "model.safetensors").read_bytes() for folder in weights if folder is not None)
+    assert mine == theirs
