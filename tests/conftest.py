@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+if process := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Each of the processes that run tests has a Ray of its own, which looks for no other where it keeps its sessions.
+    os.environ["RAY_TMPDIR"] = os.path.join(tempfile.gettempdir(), f"ray-{process}")
 
 
 @pytest.fixture(scope="session")
