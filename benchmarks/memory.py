@@ -64,6 +64,7 @@ def simulate(out: Path, records: int) -> Path:
     number = np.arange(records)
     given: dict[str, Any] = {
         "id": pa.array([f"r{i:07d}" for i in number]),
+        "signal_hash": pa.array([f"{i:064x}" for i in number]),
         "patient": pa.array([f"p{i // RECORDS_PER_PATIENT:06d}" for i in number]),
         "shard": number // RECORDS_PER_SHARD,
         "offset": number % RECORDS_PER_SHARD * SAMPLES,

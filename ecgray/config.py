@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from ecgray.errors import EcgrayError, quoted, unknown
@@ -107,6 +107,16 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def differing(old: Any, new: Any, free: Collection[str] = ()) -> list[str]:
+    """ "name (old -> new)" of every dotted name, but those that are ``free``, in which two configs differ."""
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
+    return [
+        f"{key} ({before.get(key)} -> {after.get(key)})"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in free
+    ]
 
 
 def with_values(config: T, values: Mapping[str, Any]) -> T:

@@ -7,7 +7,8 @@ import os
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,6 +57,45 @@ def small_archive(tmp_path_factory: pytest.TempPathFactory, random_records: Modu
     path = tmp_path_factory.mktemp("shards") / "small"
     write_shard_set(random_records.random_records(), path, shard_mb=0.3)
     return path
+
+
+@pytest.fixture(scope="session")
+def labelled_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard set of 80 synthetic labelled records."""
+    from ecgray.databases import DATABASES
+    from ecgray.databases.synthesise import write_labelled
+    from ecgray.shards.ingest import ingest
+
+    root = tmp_path_factory.mktemp("labelled")
+    write_labelled(root / "files", records=80, seed=0)
+    ingest(DATABASES["synthetic"](), root / "files", root / "shards", workers=0, progress=False)
+    return root / "shards"
+
+
+@pytest.fixture(scope="session")
+def make_config(small_archive: Path) -> Callable[..., Any]:
+    """``make_config(task, width, **training)``: 12 steps of 16 frames of 256 samples, one thread."""
+    from ecgray.models import ResNet
+    from ecgray.sampling.plan import SamplingConfig
+    from ecgray.tasks import TASKS
+    from ecgray.training.config import DataConfig, PretrainConfig, TrainingConfig
+
+    def make(task: str = "beat", width: int = 8, **training: Any) -> PretrainConfig:
+        settings = TrainingConfig(
+            steps=12, batch_size=16, validate_every=4, checkpoint_every=3, log_every=5, keep_checkpoints=2, threads=1
+        )
+        return PretrainConfig(
+            recipe="test",
+            data=DataConfig(shards=(str(small_archive),)),
+            sampling=SamplingConfig(
+                frame_size=256, frames_per_visit=16, pool_patients=3, val_fraction=0.25, val_frames_per_patient=5
+            ),
+            task=TASKS[task](),
+            model=ResNet(width=width),
+            training=replace(settings, **training),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

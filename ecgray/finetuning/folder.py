@@ -23,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from ecgray.config import config_hash, flatten, from_dict, to_dict
+from ecgray.config import config_hash, differing, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.shards.manifest import write_atomically
@@ -108,17 +108,12 @@ def _open(
 def _refuse_other(
     stored: FinetuneConfig, given: FinetuneConfig, stored_sources: Any, given_sources: dict[str, Any]
 ) -> None:
-    old, new = flatten(to_dict(stored)), flatten(to_dict(given))
-    differing = [
-        f"{key} ({old.get(key)} -> {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE
-    ]
+    found = differing(stored, given, MAY_CHANGE)
     if stored_sources != given_sources:
-        differing.append("the content of the shard sets or of the pretrained run")
-    if differing:
+        found.append("the content of the shard sets or of the pretrained run")
+    if found:
         raise EcgrayError(
-            f"A run must be resumed with what it was started with, got others of: {', '.join(differing)}; "
+            f"A run must be resumed with what it was started with, got others of: {', '.join(found)}; "
             "give the old ones back or start a new run."
         )
 

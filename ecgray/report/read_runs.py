@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from ecgray.finetuning.stored import PROBABILITY, read_environment, read_predict
 from ecgray.shards.manifest import read_manifest
 from ecgray.shards.storage import is_remote, join, read_bytes, resolve
 from ecgray.training.config import PretrainConfig
-from ecgray.training.model_folder import read_json
+from ecgray.training.model_folder import json_lines, read_json
 from ecgray.training.published import fetched_run
 
 
@@ -217,19 +216,10 @@ def _history(folder: Path) -> pd.DataFrame:
         (int(seed.name.removeprefix("seed-")), values["epoch"], values["val_macro_f1"])
         for seed in sorted((folder / "seeds").glob("seed-*"))
         if (seed / "complete").is_file()
-        for values in _lines((seed / "metrics.jsonl").read_bytes() if (seed / "metrics.jsonl").is_file() else b"")
+        for values in json_lines((seed / "metrics.jsonl").read_bytes() if (seed / "metrics.jsonl").is_file() else b"")
         if type(values.get("epoch")) is int and type(values.get("val_macro_f1")) in (int, float)
     ]
     return pd.DataFrame(rows, columns=["seed", "epoch", "val_macro_f1"])
-
-
-def _lines(content: bytes) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON objects; a last line torn by a kill is left out."""
-    found: list[dict[str, Any]] = []
-    for line in content.splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
-    return [values for values in found if isinstance(values, dict)]
 
 
 def _pretraining(origin: Any) -> Pretraining | None:
@@ -245,7 +235,7 @@ def _pretraining(origin: Any) -> Pretraining | None:
         config = from_dict(PretrainConfig, stored, where=join(run, "config.json"))
     lines: list[dict[str, Any]] = []
     with contextlib.suppress(EcgrayError, OSError):
-        lines = _lines(read_bytes(join(run, "metrics.jsonl")))
+        lines = json_lines(read_bytes(join(run, "metrics.jsonl")))
     trained = max((line["step"] for line in lines if type(line.get("step")) is int), default=None)
     return Pretraining(
         folder=run,

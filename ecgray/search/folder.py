@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecgray.config import flatten, from_dict, to_dict
+from ecgray.config import differing, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.folder import write_json_atomically
 from ecgray.search.config import SweepConfig
-from ecgray.training.model_folder import read_json
+from ecgray.training.model_folder import json_lines, read_json
 from ecgray.training.run import describe_environment, locked, resumable
 
 MAY_CHANGE = ("search.trials", "search.final_seeds", "pretrain.data.shards", "finetune.data.shards")
@@ -109,23 +109,19 @@ def open_sweep(
 
 
 def _refuse_other(sweep: SweepFolder, config: SweepConfig, stored_hashes: Any, hashes: Sequence[str]) -> None:
-    old, new = flatten(to_dict(read_sweep_config(sweep))), flatten(to_dict(config))
-    differing = [
-        f"{key} ({old.get(key)} -> {new.get(key)})"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE
-    ]
+    stored = read_sweep_config(sweep)
+    found = differing(stored, config, MAY_CHANGE)
     if stored_hashes != list(hashes):
-        differing.append("the content of the shard sets")
-    if differing:
+        found.append("the content of the shard sets")
+    if found:
         raise EcgrayError(
-            f"A sweep must be resumed with what it was started with, got others of: {', '.join(differing)}; "
+            f"A sweep must be resumed with what it was started with, got others of: {', '.join(found)}; "
             "give the old ones back or start a new sweep."
         )
-    if sweep.final.is_dir() and old["search.trials"] < new["search.trials"]:
+    if sweep.final.is_dir() and stored.search.trials < config.search.trials:
         raise EcgrayError(
-            f"A sweep whose test records were opened must take no more trials, got {new['search.trials']} instead of "
-            f"{old['search.trials']}: they would be chosen on a test that is known; start a new sweep."
+            f"A sweep whose test records were opened must take no more trials, got {config.search.trials} instead of "
+            f"{stored.search.trials}: they would be chosen on a test that is known; start a new sweep."
         )
 
 
@@ -136,10 +132,5 @@ def append_json(path: Path, values: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON objects, none where it is missing; a line torn by a kill is left out."""
-    found: list[dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_bytes().splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                found.append(json.loads(line))
-    return [values for values in found if isinstance(values, dict)]
+    """The whole lines of a file of JSON objects, none where it is missing."""
+    return json_lines(path.read_bytes()) if path.is_file() else []

@@ -8,6 +8,7 @@ A pretraining checkpoint and a finetuned seed are both model folders.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -186,6 +187,15 @@ def write_json(path: Path, values: Any) -> None:
         file.write(json.dumps(values, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def json_lines(content: bytes) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines; what is none is left out, as a last line is that a kill has torn."""
+    found: list[Any] = []
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [values for values in found if isinstance(values, dict)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgray import __version__
-from ecgray.config import config_hash, flatten, from_dict, to_dict
+from ecgray.config import config_hash, differing, from_dict, to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.manifest import fsync_folder, write_atomically
 from ecgray.shards.remote_lock import refuse_lost
@@ -38,7 +38,7 @@ from ecgray.shards.storage import StorageLost, is_remote, join, remove, resolve,
 from ecgray.shards.working import holds_other_files, push, working_copy
 from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
-from ecgray.training.model_folder import read_json
+from ecgray.training.model_folder import json_lines, read_json
 from ecgray.training.stopping import RunStopped
 
 MAY_CHANGE = ("training.steps",)
@@ -102,13 +102,7 @@ class RunFolder:
         with open(self.metrics, "rb") as file:
             file.seek(start)
             content = file.read()
-        lines = []
-        for line in content.splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                values = json.loads(line)
-                if isinstance(values, dict) and type(values.get("step")) is int:
-                    lines.append(values)
-        return lines
+        return [values for values in json_lines(content) if type(values.get("step")) is int]
 
     def rewind_metrics(self, step: int) -> None:
         """Forget the metrics after ``step``, or all of them at 0: those steps are done again."""
@@ -281,16 +275,12 @@ def is_locked(path: Path) -> bool:
 
 
 def _refuse_other_config(run: RunFolder, config: PretrainConfig, manifest_hashes: Sequence[str]) -> None:
-    stored, given = flatten(to_dict(read_config(run.path))), flatten(to_dict(config))
-    stored_hashes = read_json(run.environment).get("manifest_hashes")
-    differing = sorted(key for key in stored.keys() | given.keys() if stored.get(key) != given.get(key))
-    differing = [key for key in differing if key not in (*MAY_CHANGE, "data.shards")]
-    if stored_hashes != list(manifest_hashes):
-        differing.append("data.shards")
-    if differing:
-        fields = ", ".join(f"{key} ({stored.get(key)} -> {given.get(key)})" for key in differing)
+    found = differing(read_config(run.path), config, (*MAY_CHANGE, "data.shards"))
+    if read_json(run.environment).get("manifest_hashes") != list(manifest_hashes):
+        found.append("the content of data.shards")
+    if found:
         raise EcgrayError(
-            f"A run must be resumed with the config it was started with, got other values of {fields}; "
+            f"A run must be resumed with the config it was started with, got other values of {', '.join(found)}; "
             "give the old ones back or start a new run."
         )
 

@@ -19,11 +19,9 @@ import numpy as np
 import pytest
 
 from ecgray.config import to_dict
-from ecgray.models import ResNet
-from ecgray.sampling.plan import SamplingConfig, make_plan
+from ecgray.sampling.plan import make_plan
 from ecgray.shards.archive import open_archive
-from ecgray.tasks import TASKS
-from ecgray.training.config import DataConfig, PretrainConfig, TrainingConfig
+from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import load_tensors
 from ecgray.training.run import RunFolder
 
@@ -141,20 +139,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster_config(small_archive: Path) -> PretrainConfig:
+def cluster_config(make_config: Callable[..., PretrainConfig]) -> PretrainConfig:
     """40 steps of 16 short frames, a checkpoint every 5."""
-    return PretrainConfig(
-        recipe="test",
-        data=DataConfig(shards=(str(small_archive),)),
-        sampling=SamplingConfig(
-            frame_size=256, frames_per_visit=16, pool_patients=3, val_fraction=0.25, val_frames_per_patient=5
-        ),
-        task=TASKS["beat"](),
-        model=ResNet(width=8),
-        training=TrainingConfig(
-            steps=40, batch_size=16, validate_every=20, checkpoint_every=5, log_every=1, keep_checkpoints=50, threads=1
-        ),
-    )
+    return make_config(steps=40, validate_every=20, checkpoint_every=5, log_every=1, keep_checkpoints=50)
 
 
 @pytest.fixture(scope="module")

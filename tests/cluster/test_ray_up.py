@@ -106,8 +106,8 @@ def test_from_laptop_to_cluster(machines: Any, small_archive: Path, tmp_path: Pa
         "RAY_AUTH_MODE=token ray job submit --address http://localhost:8265 --working-dir . --",
         f"python jobs/pretrain.py weimann2021_beat --data {small_archive} --out {run.path} --workers 2",
         "--model.width 8 --sampling.frame-size 256 --sampling.frames-per-visit 16 --sampling.pool-patients 3",
-        "--sampling.val-fraction 0.25 --training.steps 4000 --training.batch-size 16 --training.checkpoint-every 50",
-        "--training.validate-every 2000 --training.threads 1",
+        "--sampling.val-fraction 0.25 --training.steps 1500 --training.batch-size 16 --training.checkpoint-every 50",
+        "--training.validate-every 750 --training.threads 1",
     ]
     job = hosts.popen(LAPTOP, " ".join(words), tmp_path / "job.log")
     wait_until(lambda: newest_checkpoint(run.checkpoints), "a checkpoint", job)
@@ -118,7 +118,7 @@ def test_from_laptop_to_cluster(machines: Any, small_archive: Path, tmp_path: Pa
     hosts.boot(WORKER)  # an empty machine: the cluster sets it up again by itself
     assert job.wait(PATIENCE_S) == 0, (tmp_path / "job.log").read_text()[-4000:]
     newest = newest_checkpoint(run.checkpoints)
-    assert newest is not None and newest.name == "step-004000"
+    assert newest is not None and newest.name == "step-001500"
 
     laptop(f"ray down -y {settings}")
     forwarding.terminate()

@@ -17,11 +17,7 @@ from typing import Any
 
 import pytest
 
-from ecgray.models import ResNet
 from ecgray.operations.doctor import examine
-from ecgray.sampling.plan import SamplingConfig
-from ecgray.tasks import TASKS
-from ecgray.training.config import DataConfig, PretrainConfig, TrainingConfig
 from ecgray.training.pretraining import pretrain
 from ecgray.training.ray_metrics import GAUGES
 
@@ -55,21 +51,12 @@ def cluster() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def scraped(cluster: int, small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samples]:
+def scraped(cluster: int, make_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samples]:
     """Ours among all that the port serves, read while two workers train."""
     from prometheus_client.parser import text_string_to_metric_families
 
     run = tmp_path_factory.mktemp("metrics") / "run"
-    config = PretrainConfig(
-        recipe="test",
-        data=DataConfig(shards=(str(small_archive),)),
-        sampling=SamplingConfig(
-            frame_size=256, frames_per_visit=16, pool_patients=3, val_fraction=0.25, val_frames_per_patient=5
-        ),
-        task=TASKS["beat"](),
-        model=ResNet(width=8),
-        training=TrainingConfig(steps=STEPS, batch_size=16, validate_every=20, log_every=5, threads=1),
-    )
+    config = make_config(steps=STEPS, validate_every=20)
     ended: list[BaseException] = []
 
     def train() -> None:

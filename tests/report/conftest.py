@@ -12,14 +12,11 @@ import pandas as pd
 import pytest
 
 from ecgray.config import to_dict
-from ecgray.databases import DATABASES
-from ecgray.databases.synthesise import write_labelled
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import run_hash
 from ecgray.finetuning.splits import COLUMNS, class_names, make_splits
 from ecgray.recipes import RECIPES
 from ecgray.shards.archive import open_archive
-from ecgray.shards.ingest import ingest
 from ecgray.training.run import describe_environment
 
 SHARES = {"N": 0.595, "A": 0.089, "O": 0.283, "~": 0.033}
@@ -135,15 +132,6 @@ def _write_seed(
 @pytest.fixture(scope="session")
 def fake() -> MakeRun:
     return write_fake_run
-
-
-@pytest.fixture(scope="session")
-def labelled_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small shard set of synthetic labelled records."""
-    root = tmp_path_factory.mktemp("labelled")
-    write_labelled(root / "files", records=60, seed=0)
-    ingest(DATABASES["synthetic"](), root / "files", root / "shards", workers=0, progress=False)
-    return root / "shards"
 
 
 def records_of(shards: Path) -> pd.DataFrame:
