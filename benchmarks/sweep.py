@@ -60,7 +60,7 @@ def config_of(space: Space, shards: tuple[str, str], steps: int, search: SearchC
         ),
         finetune=replace(
             finetune,
-            data=replace(finetune.data, shards=shards[1], seconds=10.0),
+            data=replace(finetune.data, shards=shards[1], seconds=10.0, train_fraction=0.5),
             protocol=replace(finetune.protocol, batch_size=16, epochs=6, patience=6, val_fraction=0.2),
         ),
         search=search,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ecgray.cli.words import Flat, choose, exchange, one_of, parse
+from ecgray.cli.words import Flat, choose_recipe, exchange, one_of, parse
 from ecgray.errors import EcgrayError
 
 if TYPE_CHECKING:
@@ -98,7 +98,6 @@ def _line(row: "RunRow", root: Path) -> str:
 def plan(words: list[str]) -> None:
     from ecgray.models import MODELS
     from ecgray.operations.capacity import Rates, measured_stream, needs_of
-    from ecgray.recipes import RECIPES
     from ecgray.tasks import TASKS
     from ecgray.training.config import PretrainConfig
 
@@ -123,8 +122,7 @@ def plan(words: list[str]) -> None:
         json: bool = False
         """JSON for programs."""
 
-    table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "pretrain"}
-    recipe, rest = choose("plan", "pretraining recipe", words, table)
+    recipe, rest = choose_recipe("plan", "pretrain", words)
     start = exchange(recipe.make(), rest, {"task": TASKS, "model": MODELS})
     c = parse(
         Plan, f"plan {words[0]}", rest, Plan(config=start, rates=Rates(), gpus=tyro.MISSING, gpus_per_node=tyro.MISSING)

@@ -6,13 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ecgray.cli.words import Flat, choose, exchange, one_of, parse
+from ecgray.cli.words import Flat, choose_recipe, exchange, one_of, parse
 from ecgray.errors import EcgrayError
 
 
 def pretrain(words: list[str]) -> None:
     from ecgray.models import MODELS
-    from ecgray.recipes import RECIPES
     from ecgray.tasks import TASKS
     from ecgray.training.config import PretrainConfig
     from ecgray.training.objectives import OBJECTIVES
@@ -42,8 +41,7 @@ def pretrain(words: list[str]) -> None:
         resume: bool = False
         """Go on with an existing run."""
 
-    table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "pretrain"}
-    recipe, rest = choose("pretrain", "pretraining recipe", words, table)
+    recipe, rest = choose_recipe("pretrain", "pretrain", words)
     start = exchange(recipe.make(), rest, {"task": TASKS, "model": MODELS, "objective": OBJECTIVES})
     default = Pretrain(config=start, out=tyro.MISSING)
     c = parse(Pretrain, f"pretrain {words[0]}", rest, default)
@@ -64,7 +62,6 @@ def finetune(words: list[str]) -> None:
     from ecgray.finetuning.config import FinetuneConfig
     from ecgray.finetuning.protocol import finetune as run
     from ecgray.models import MODELS
-    from ecgray.recipes import RECIPES
     from ecgray.training.objectives import OBJECTIVES
 
     @dataclass(frozen=True, kw_only=True)
@@ -89,8 +86,7 @@ def finetune(words: list[str]) -> None:
         resume: bool = False
         """Go on with an existing run."""
 
-    table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == "finetune"}
-    recipe, rest = choose("finetune", "finetuning recipe", words, table)
+    recipe, rest = choose_recipe("finetune", "finetune", words)
     start = exchange(recipe.make(), rest, {"model": MODELS, "objective": OBJECTIVES})
     default = Finetune(config=start, out=tyro.MISSING)
     c = parse(Finetune, f"finetune {words[0]}", rest, default)

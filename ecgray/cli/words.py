@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
@@ -54,6 +54,16 @@ def choose(verb: str, kind: str, words: Sequence[str], table: dict[str, Any]) ->
     if words[0] not in table:
         raise unknown(kind, words[0], table)
     return table[words[0]], list(words[1:])
+
+
+def choose_recipe(verb: str, stage: Literal["pretrain", "finetune"], words: Sequence[str]) -> tuple[Any, list[str]]:
+    """``choose`` among the recipes of a stage; one of the other stage is told where it belongs."""
+    from ecgray.recipes import RECIPES, find_recipe
+
+    if words and words[0] in RECIPES:
+        find_recipe(words[0], stage)
+    table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == stage}
+    return choose(verb, f"{stage.removesuffix('e')}ing recipe", words, table)
 
 
 def exchange(config: C, words: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> C:

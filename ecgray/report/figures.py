@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ecgray.report import words
 from ecgray.report.colours import INK, MUTED, PAPER, RULE, Look, as_css
-from ecgray.report.tables import CLASS_WORDS, Row
+from ecgray.report.tables import Row
 from ecgray.shards.manifest import write_atomically
 
 STYLE: Any = {
@@ -104,7 +105,7 @@ def confusion_matrix(row: Row, look: Look) -> Figure:
     """Counts over all seeds, shaded by their share of the true class."""
     counts = row.confusion
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    names = [f"{name} ({CLASS_WORDS[name]})" if name in CLASS_WORDS else name for name in row.run.classes]
+    names = [words.class_word(name) for name in row.run.classes]
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(3.6, 4.3)
         axes.grid(visible=False)

@@ -88,10 +88,7 @@ def _page(sweep: Sweep, tables: Tables | None, drawn: dict[str, Figure | None], 
 
 def _headline(sweep: Sweep, tables: Tables | None) -> str:
     best, budget = sweep.best, sweep.budget
-    states = [trial.state for trial in sweep.trials]
-    text = (
-        f"{len(sweep.complete)} trials complete, {states.count('PRUNED')} stopped early, {states.count('FAIL')} failed"
-    )
+    text = _counts(sweep)
     if best is not None:
         text = f"Best of {len(sweep.trials)} trials: {best.task.replace('_', ' ')}, validation macro F1 "
         text += f"{words.number(best.score)}"

@@ -54,10 +54,11 @@ def published_shard(url: str, file: Path, published: Mapping[str, int]) -> Ledge
 
 
 def send_shard(out: Path, url: str, ledger: Ledger, file: Path) -> None:
-    """Publish a written shard, then its ledger ``file``; the shard is no longer needed here."""
+    """Publish a written shard, then its ledger ``file``; neither is needed here any longer."""
     push(out, url, sorted(ledger.files))
     push(out, url, [f"{WORK}/{file.name}"])
     shutil.rmtree(out / ledger.name, ignore_errors=True)
+    file.unlink()
 
 
 def publish_set(out: Path, url: str, manifest: Manifest) -> None:
