@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK ?= quickstart
 
-.PHONY: install quickstart test test-kill test-cluster test-sweep test-s3 fuzz lint bench bench-peers bench-gpu
+.PHONY: install quickstart test test-kill test-cluster test-long test-s3 fuzz lint bench bench-peers bench-gpu
 
 install: $(VENV)/.installed
 
@@ -52,9 +52,10 @@ fuzz: install
 	$(BIN)/python tests/fuzz/run.py --inputs 100000 --coverage
 	ECGRAY_LONG=1 $(BIN)/python -m pytest tests/databases/test_wfdb_annotations.py tests/databases/test_wfdb_signal.py
 
-# A sweep whose driver is killed goes on, to the opening of its test records.
-test-sweep: install
-	$(BIN)/python -m pytest tests/search -m slow
+# What takes minutes and is run for every change all the same: sweeps and trials that are killed, a worker told to leave.
+test-long: install
+	$(BIN)/python -m pytest -m slow tests/search \
+	    tests/cluster/test_faults.py::test_a_worker_that_gets_sigterm_saves_and_leaves
 
 lint: install
 	$(BIN)/ruff check .

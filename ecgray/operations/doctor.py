@@ -100,7 +100,7 @@ def _meets(pin: str) -> bool:
 
 def _check_cluster(machines: Machines) -> Check:
     faults: Faults = []
-    first: dict[str, str] | None = None
+    here = probe.versions()
     for name in machines.lost:
         faults.append(("warn", f"node {name} is lost", "Start it again, or let the autoscaler."))
     for node in machines.nodes:
@@ -109,8 +109,7 @@ def _check_cluster(machines: Machines) -> Check:
             faults.append(("fail", f"node {node.name} does not answer ({one_line(node.facts)})", remedy))
             continue
         versions = node.facts["versions"]
-        first = first or versions
-        differing = [f"{key} {value}" for key, value in versions.items() if value != first[key]]
+        differing = [f"{key} {value}" for key, value in versions.items() if value != here[key]]
         missing = [key for key, value in versions.items() if value == "missing"]
         if differing or missing:
             text = f"node {node.name} has {', '.join(differing or [f'no {key}' for key in missing])}"

@@ -30,21 +30,26 @@ DASHBOARD_METRICS_PORT = 44227
 
 def facts(paths: Sequence[str], metrics_port: int | None = None) -> dict[str, Any]:
     """Host, clock, versions, free disk under ``paths`` (those that exist), and which services of Ray listen where."""
-    versions = {"python": platform.python_version()}
-    for name in COMPARED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "missing"
     disks = {path: tuple(shutil.disk_usage(path))[:3] for path in paths if os.path.isdir(path)}
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "versions": versions,
+        "versions": versions(),
         "disks": disks,
         "listeners": listeners(metrics_port),
         "time": time.time(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that must be the same on all nodes."""
+    found = {"python": platform.python_version()}
+    for name in COMPARED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
 
 
 def clock() -> float:

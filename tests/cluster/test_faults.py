@@ -64,6 +64,7 @@ def test_a_node_killed_in_the_middle(cluster: Cluster) -> None:
     cluster.assert_equal(run, whole)
 
 
+@pytest.mark.slow
 def test_a_worker_that_gets_sigterm_saves_and_leaves(cluster: Cluster) -> None:
     run, driver = cluster.drive("sigterm")
     cluster.await_step(run, 5, driver)

@@ -23,6 +23,7 @@ def test_pools_bound_the_shards_of_a_block() -> None:
         patient=np.arange(patients, dtype=np.int32),
         samples=np.full(patients, 2**20),
         annotated=np.ones(patients, bool),
+        signal_hash=np.array([str(number) for number in range(patients)], object),
         labels=[("N",)] * patients,
         beat_totals=np.ones((patients, 5), int),
         rhythm_samples=np.ones((patients, 6), int),

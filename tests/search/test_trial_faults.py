@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from optuna.trial import BaseTrial
 
 from ecgray.cli import main
@@ -19,6 +20,7 @@ from ecgray.report.read_sweep import read_sweep
 from ecgray.search.sweep import Resources, sweep
 from ecgray.training.checkpoint import newest_checkpoint
 
+pytestmark = pytest.mark.slow
 FRAME, WIDTH, RATE = "pretrain.sampling.frame_size", "pretrain.model.width", "pretrain.optimiser.learning_rate"
 PATIENCE_S = 300
 
