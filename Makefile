@@ -35,7 +35,7 @@ QUICK_FINETUNE := --seeds 3 --model.width 16 --data.seconds 10 --protocol.epochs
 
 # Tests wait for processes more than they compute: two at a time take half the time on two cores.
 test: install lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # SIGKILL in many places, of one worker and of all, every task, 0 to 3 workers, and 1 to 3 on Ray: equal to the bit.
 test-kill: install

@@ -4,31 +4,35 @@
 
 Every worker takes real batches of 32 frames of 2,048 samples off its own Ray stream, reads one word per page, sleeps
 100 ms, and joins an all-reduce of the step's sums over gloo, as in training. All workers are there from the beginning
-and the controller watches all of them; with n of them at work the others wait. Efficiency is frames/s over n x 320,
-what n workers would do with data and sums for nothing. "in memory" is the same with one batch used again and again and
-no stream: what is lost there too is the machine's and gloo's. "flat out" is without the sleep and the all-reduce: the
-most that n streams deliver together. The object store's largest use while they run says how much a stream keeps there
-(``ecgray plan`` counts with that). Without --shards, 1 GB of random walks is written first.
+and the controller watches all of them; with n of them at work the others wait. "processes" is the same step in n plain
+processes, without Ray and with one batch again and again, measured first: what is lost there is the machine's, which
+has fewer cores than workers, and gloo's. Efficiency of data plane and controller is the quotient. "of ideal" is over
+n x 320 frames/s, what n workers would do with data and sums for nothing. "flat out" is without the sleep and the
+all-reduce: the most that n streams deliver together. The object store's largest use meanwhile says how much a stream
+keeps there (``ecgray plan`` counts with that). Without --shards, 1 GB of random walks is written first.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
 import logging
 import math
+import multiprocessing
 import os
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from measure import Bar, keep, show_bars, show_table, words
 
 BATCH, FRAME_SIZE, STEP_S = 32, 2048, 0.1
 WORKER_CPUS = 0.05
 WARM_STEPS = 10
+WARM_SHARE = 0.25
+"""Of the frames taken flat out: tasks start, and the store's memory is touched for the first time."""
 LANES = 16
 
 
@@ -47,15 +51,47 @@ def in_worker(config: dict[str, Any]) -> list[dict[str, Any]] | None:
         dist.barrier()
         row: dict[str, Any] = {"workers": count}
         if rank < count:
+            steps = WARM_STEPS + config["steps"]
             with Peak() if rank == 0 else Nothing() as peak:
-                row["in_memory_frames_per_s"] = simulate(config, rank, count, group, again=True)["frames_per_s"]
-                row |= simulate(config, rank, count, group)
-                row |= flat_out(config["shards"], rank, count, group, config["seconds"])
+                row |= simulate(stream_of(config["shards"], rank, count, steps), steps, count, group)
+                row |= flat_out(config["shards"], rank, count, group, config["flat_frames"])
             row["object_store_bytes"] = peak.bytes
-            row["efficiency"] = row["frames_per_s"] / (count * BATCH / STEP_S)
         rows.append(row)
         dist.barrier()  # nobody's stream stays open into the next count
     return rows if rank == 0 else None
+
+
+def without_ray(count: int, steps: int, folder: Path) -> float:
+    """Frames/s of the same step in ``count`` plain processes, with one batch again and again."""
+    meeting = folder / f"group-{count}"
+    fresh = multiprocessing.get_context("spawn")
+    result = fresh.SimpleQueue()
+    processes = [fresh.Process(target=plain, args=(rank, count, steps, meeting, result)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"A plain process ended with {process.exitcode}.")
+    return float(result.get())
+
+
+def plain(rank: int, count: int, steps: int, meeting: Path, result: Any) -> None:
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    from ecgray.sampling.stream import Batch
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
+    none = np.zeros(BATCH, np.int64)
+    one = Batch(np.zeros((BATCH, 1, FRAME_SIZE), np.int16), none, none, none, none[:, None])
+    steps += WARM_STEPS
+    rate = simulate(iter([one] * steps), steps, count, dist.group.WORLD)["frames_per_s"]
+    if rank == 0:
+        result.put(rate)
+    dist.destroy_process_group()
 
 
 def stream_of(shards: str, rank: int, count: int, steps: int) -> Any:
@@ -69,19 +105,13 @@ def stream_of(shards: str, rank: int, count: int, steps: int) -> Any:
     return open_stream(archive, plan, task, backend="ray", first_step=0, last_step=steps, rank=rank, world=count)
 
 
-def simulate(config: dict[str, Any], rank: int, count: int, group: Any, *, again: bool = False) -> dict[str, Any]:
-    """Steps of STEP_S. A step's work begins when its batch is there; the all-reduce ends it. ``again``: the first batch
-    is every batch."""
+def simulate(stream: Iterator[Any], steps: int, count: int, group: Any) -> dict[str, Any]:
+    """Steps of STEP_S. A step's work begins when its batch is there; the all-reduce ends it."""
     import torch
     import torch.distributed as dist
 
-    waited, began, touched, steps = 0.0, 0.0, 0, config["steps"]
-    opened = stream_of(config["shards"], rank, count, WARM_STEPS + steps)
-    stream = opened
-    if again:
-        stream = itertools.repeat(next(opened))
-        opened.close()
-    for step in range(WARM_STEPS + steps):
+    waited, began, touched = 0.0, 0.0, 0
+    for step in range(steps):
         if step == WARM_STEPS:
             dist.barrier(group)
             waited, began = 0.0, time.perf_counter()
@@ -95,27 +125,23 @@ def simulate(config: dict[str, Any], rank: int, count: int, group: Any, *, again
         assert sums[0].item() == BATCH * count
     dist.barrier(group)
     elapsed = time.perf_counter() - began
-    opened.close()
-    return {"frames_per_s": steps * BATCH * count / elapsed, "waiting_for_data": waited / elapsed}
+    return {"frames_per_s": (steps - WARM_STEPS) * BATCH * count / elapsed, "waiting_for_data": waited / elapsed}
 
 
-def flat_out(shards: str, rank: int, count: int, group: Any, seconds: float) -> dict[str, Any]:
-    """Frames/s of all streams together, without a step."""
+def flat_out(shards: str, rank: int, count: int, group: Any, frames: int) -> dict[str, Any]:
+    """Frames/s of all streams together, without a step; ``frames`` among all, the first ones to warm up. The stream is
+    read to its end: one that is left before keeps its blocks in the store as long as this process lives."""
     import torch
     import torch.distributed as dist
 
-    frames, touched = 0, 0
-    stream = stream_of(shards, rank, count, 1 << 40)
-    next(stream)
-    dist.barrier(group)
-    began = time.perf_counter()
-    for batch in stream:
+    steps = frames // (BATCH * count)
+    warm, touched, began = int(WARM_SHARE * steps), 0, 0.0
+    for step, batch in enumerate(stream_of(shards, rank, count, steps)):
+        if step == warm:
+            dist.barrier(group)
+            began = time.perf_counter()
         touched += int(batch.signal.reshape(-1)[::2048].sum())
-        frames += len(batch)
-        if time.perf_counter() - began >= seconds:
-            break
-    rate = torch.tensor([frames / (time.perf_counter() - began)], dtype=torch.float64)
-    stream.close()
+    rate = torch.tensor([(steps - warm) * BATCH / (time.perf_counter() - began)], dtype=torch.float64)
     dist.all_reduce(rate, group=group)
     return {"flat_out_frames_per_s": rate.item()}
 
@@ -154,19 +180,20 @@ class Nothing:
         pass
 
 
-def run(shards: str, workers: list[int], steps: int, seconds: float, folder: Path) -> list[dict[str, Any]]:
+def run(shards: str, workers: list[int], steps: int, flat_frames: int, folder: Path) -> list[dict[str, Any]]:
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    bare = {count: without_ray(count, steps, folder) for count in workers}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # as in training
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # sixteen starts on two cores
-    os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
+    os.environ.setdefault("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent))))
     # Logical CPUs: a simulated step needs hardly any, and every stream gets a quarter of one for its tasks.
     ray.init(
         num_cpus=math.ceil(max(workers) * (WORKER_CPUS + 0.25)) + 1,
-        object_store_memory=3 << 30,
+        object_store_memory=(1 << 30) + max(workers) * (320 << 20),
         dashboard_host="127.0.0.1",
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -174,74 +201,77 @@ def run(shards: str, workers: list[int], steps: int, seconds: float, folder: Pat
     try:
         trainer = TorchTrainer(
             in_worker,
-            train_loop_config={"shards": shards, "workers": workers, "steps": steps, "seconds": seconds},
+            train_loop_config={"shards": shards, "workers": workers, "steps": steps, "flat_frames": flat_frames},
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(num_workers=max(workers), resources_per_worker={"CPU": WORKER_CPUS}),
             run_config=RunConfig(name="scaling", storage_path=str(folder / "train")),
         )
-        return trainer.fit().return_value
+        rows: list[dict[str, Any]] = trainer.fit().return_value
     finally:
         ray.shutdown()
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None)
-    titles = (
-        "workers",
-        "frames/s",
-        "efficiency",
-        "in memory",
-        "waiting for data",
-        "flat out, frames/s",
-        "object store, MB a stream",
-    )
-    for title in titles:
-        table.add_column(title, justify="right")
     for row in rows:
-        table.add_row(
-            str(row["workers"]),
-            f"{row['frames_per_s']:,.0f}",
-            f"{row['efficiency']:.3f}",
-            f"{row['in_memory_frames_per_s'] / (row['workers'] * BATCH / STEP_S):.3f}",
-            f"{row['waiting_for_data']:.1%}",
-            f"{row['flat_out_frames_per_s']:,.0f}",
-            f"{row['object_store_bytes'] / row['workers'] / 1e6:,.0f}",
-        )
-    Console(width=110).print(table)
+        plainly = bare[row["workers"]]
+        row |= {
+            "processes_frames_per_s": plainly,
+            "efficiency": row["frames_per_s"] / plainly,
+            "of_ideal": row["frames_per_s"] / (row["workers"] * BATCH / STEP_S),
+        }
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = words(__doc__)
     parser.add_argument(
         "--shards", type=Path, help="a shard set of one lead (default: random walks, written and removed)"
     )
     parser.add_argument("--workers", default="1,2,4,8,16")
     parser.add_argument("--steps", type=int, default=100, help="of each count, after the warm ones")
-    parser.add_argument("--seconds", type=float, default=5.0, help="flat out, of each count")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
-    workers = [int(count) for count in arguments.workers.split(",")]
+    parser.add_argument("--flat-frames", type=int, default=2_000_000, help="taken flat out, of each count")
+    given = parser.parse_args()
+    workers = [int(count) for count in given.workers.split(",")]
     if max(workers) > LANES:
         parser.error(f"at most {LANES} workers")
     folder = Path(tempfile.mkdtemp(prefix="ecgray-scaling-"))
     try:
-        shards = arguments.shards
+        shards = given.shards
         if shards is None:
             from stream import write_walks
 
             shards = folder / "walks"
             write_walks(shards, leads=1, megabytes=1000, samples=1 << 20, fs=250.0)
-        rows = run(str(shards.resolve()), workers, arguments.steps, arguments.seconds, folder)
+        rows = run(str(shards.resolve()), workers, given.steps, given.flat_frames, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    show(rows)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    load = os.getloadavg()
-    values = {"cpus": os.cpu_count(), "load": load, "shards": str(arguments.shards or "walks"), "rows": rows}
-    (arguments.out / "scaling.json").write_text(json.dumps(values, indent=1) + "\n")
+    show_table(
+        "Simulated steps of 32 frames in 100 ms",
+        [
+            "workers",
+            "frames/s",
+            "processes",
+            "efficiency",
+            "of ideal",
+            "waiting",
+            "flat out, frames/s",
+            "store, MB a stream",
+        ],
+        [
+            (
+                row["workers"],
+                f"{row['frames_per_s']:,.0f}",
+                f"{row['processes_frames_per_s']:,.0f}",
+                f"{row['efficiency']:.3f}",
+                f"{row['of_ideal']:.3f}",
+                f"{row['waiting_for_data']:.2%}",
+                f"{row['flat_out_frames_per_s']:,.0f}",
+                f"{row['object_store_bytes'] / row['workers'] / 1e6:,.0f}",
+            )
+            for row in rows
+        ],
+        left=0,
+    )
+    bars = [Bar("efficiency at 8 workers", row["efficiency"], least=0.95) for row in rows if row["workers"] == 8]
+    show_bars(bars)
+    keep(given.out, "scaling", {"shards": str(given.shards or "walks"), "rows": rows}, bars)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ STYLE: Any = {
 }
 WIDTH = 5.4
 """Inches; one width on the page, so that text has one size throughout."""
+HEIGHT = 3.5
+IN_AXES = 6
+"""Curves whose legend has room among them; that of more stands below."""
 
 
 def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | None:
@@ -50,7 +54,7 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
     if all(row.run.history.empty for row in rows):
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(_height(rows))
+        figure, axes = new_figure(_height(rows) if len(rows) <= IN_AXES else HEIGHT + 0.21 * len(rows))
         for row, look in zip(rows, looks, strict=True):
             if row.run.history.empty:
                 continue
@@ -74,7 +78,11 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(axes, len(rows))
+        text: dict[str, Any] = {"fontsize": 9.5, "handlelength": 2.4}
+        if len(rows) <= IN_AXES:
+            axes.legend(loc="lower right", **text)
+        else:
+            figure.legend(loc="outside lower left", **text)
     return figure
 
 
@@ -93,7 +101,7 @@ def seed_strip(rows: Sequence[Row], looks: Sequence[Look]) -> Figure:
             if "macro_f1" in row.published:
                 mean, sd = row.published["macro_f1"]
                 axes.errorbar(mean, place - 0.35, xerr=sd, fmt="D", ms=4, mfc=PAPER, color=INK, lw=1, capsize=2.5)
-        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.set_yticks(range(len(rows)), [_folded(row.label) for row in rows])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(len(rows) - 0.5, -0.65)
         axes.set_xlabel("macro F1")
@@ -157,8 +165,14 @@ def curve_summary(row: Row) -> str:
 
 
 def _height(rows: Sequence[Row]) -> float:
-    """Inches: enough for a line per run; the same for the figures that stand side by side."""
-    return max(3.5, 0.9 + 0.5 * len(rows))
+    """Inches: enough for every run's label; the same for the figures that stand side by side."""
+    lines = max(_folded(row.label).count("\n") + 1 for row in rows)
+    return max(HEIGHT, 0.9 + (0.33 + 0.17 * lines) * len(rows))
+
+
+def _folded(label: str) -> str:
+    """A run's label in lines that leave most of a figure's width to its axes; names may break behind a line."""
+    return "\n".join(textwrap.wrap(label.replace("_", "_ "), 26)).replace("_ ", "_")
 
 
 def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
@@ -170,10 +184,6 @@ def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0)
     return figure, axes
-
-
-def _legend(axes: Axes, entries: int) -> None:
-    axes.legend(loc="lower right", ncols=1 if entries <= 6 else 2, fontsize=9.5, handlelength=2.4)
 
 
 def _single(colour: str) -> matplotlib.colors.Colormap:

@@ -29,6 +29,10 @@ TASKS_PER_DATASET = 64
 TASK_CPUS = (1.0, 0.5, 0.25)
 """What a task may ask for: the most that leaves every stream a task."""
 
+TASKS = 2
+"""Tasks of a stream at a time, where there are CPUs for them: the second begins before the first ends. Blocks come in
+order, so what further ones cut would lie in the object store until their turn."""
+
 Columns = dict[str, np.ndarray]
 
 
@@ -60,7 +64,7 @@ def cpu_share(world: int) -> tuple[float, int]:
     for cpus in TASK_CPUS:
         slots = sum(int(left / cpus + 1e-6) for left in free)
         if slots >= world:
-            return cpus, slots // world
+            return cpus, min(slots // world, TASKS)
     total = ray.cluster_resources().get("CPU", 0.0)
     raise EcgrayError(
         f"Ray Data needs {TASK_CPUS[-1]:g} CPU for each of {world} training workers beside what they hold, got "
