@@ -20,7 +20,8 @@ class SearchConfig:
     the mean macro F1 on validation over ``seeds`` finetuning seeds, or "score_and_cost", that and the trial's
     device-seconds (of work that came to its end: what a killed process had begun is not counted). early_stopping:
     asynchronous successive halving over pretraining steps: after steps / reduction**rungs, ..., steps / reduction of
-    them, a trial whose probe is not among the best 1 / ``reduction`` seen at that rung is stopped. seeds, epochs,
+    them, a trial whose probe is not among the best 1 / ``reduction`` seen at that rung is stopped (more rungs spend
+    less on each, and judge by younger networks: README, "Measured"). seeds, epochs,
     train_fraction: finetuning of a trial (None: as ``finetune`` says). final_seeds: of the winner and the baselines,
     whose test records are opened; 0 leaves them closed.
     """
@@ -30,8 +31,8 @@ class SearchConfig:
     startup_trials: int = 10
     objective: Literal["score", "score_and_cost"] = "score"
     early_stopping: bool = True
-    reduction: int = 3
-    rungs: int = 2
+    reduction: int = 4
+    rungs: int = 1
     seeds: int = 3
     epochs: int | None = None
     train_fraction: float | None = None

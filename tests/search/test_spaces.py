@@ -91,8 +91,9 @@ def test_rungs() -> None:
         settings = SearchConfig(**search)  # type: ignore[arg-type]
         return replace(config, pretrain=replace(config.pretrain, training=training), search=settings).rungs
 
-    assert rungs(90) == (10, 30)
+    assert rungs(90) == (22,)
+    assert rungs(90, reduction=3, rungs=2) == (10, 30)
     assert rungs(100, reduction=4, rungs=3) == (1, 4, 16)
     assert rungs(5, early_stopping=False) == ()
-    with pytest.raises(EcgrayError, match="5 steps"):
-        rungs(5)
+    with pytest.raises(EcgrayError, match="3 steps"):
+        rungs(3)
