@@ -49,7 +49,8 @@ class SearchConfig:
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """A short finetuning that says how far a pretraining has come, the same for every task: one seed with its split and
-    head, always this many epochs over this share of the records, judged by macro F1 on validation."""
+    head, always this many epochs over this share of the records, judged by macro F1 on all others but the test: the few
+    that validate otherwise would tell trials apart by chance."""
 
     seed: int = 0
     epochs: int = 5
@@ -102,9 +103,20 @@ class SweepConfig:
 
     def probing(self, pretrain: PretrainConfig, pretrained: str) -> FinetuneConfig:
         """The probe of a checkpoint of ``pretrain``. It depends on nothing that the space searches in ``finetune``."""
-        probe = self.probe
+        probe, protocol = self.probe, self.finetune.protocol
+        others = 1 - protocol.test_fraction - probe.train_fraction
+        if others <= 0:
+            raise EcgrayError(
+                f"probe.train_fraction must leave records beside the test's {protocol.test_fraction:g} to judge on, "
+                f"got {probe.train_fraction:g}; lower it."
+            )
         protocol = replace(
-            self.finetune.protocol, seeds=1, first_seed=probe.seed, epochs=probe.epochs, patience=probe.epochs
+            protocol,
+            seeds=1,
+            first_seed=probe.seed,
+            epochs=probe.epochs,
+            patience=probe.epochs,
+            val_fraction=others,
         )
         data = replace(self.finetune.data, train_fraction=probe.train_fraction)
         return replace(self.finetune, model=pretrain.model, pretrained=pretrained, protocol=protocol, data=data)

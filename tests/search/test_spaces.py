@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 from ecgray.config import config_hash, flatten, to_dict, with_values
 from ecgray.errors import EcgrayError
 from ecgray.recipes import RECIPES, SPACES
-from ecgray.search.config import SearchConfig, SweepConfig
+from ecgray.search.config import ProbeConfig, SearchConfig, SweepConfig
 from ecgray.search.space import Space
 from ecgray.tasks import FuturePrediction
 from ecgray.training.config import PretrainConfig
@@ -97,3 +97,13 @@ def test_rungs() -> None:
     assert rungs(5, early_stopping=False) == ()
     with pytest.raises(EcgrayError, match="3 steps"):
         rungs(3)
+
+
+def test_a_probe_is_judged_on_all_it_was_not_trained_on_but_the_test() -> None:
+    config = config_of(SPACES["weimann2021_pretraining"])
+    probing = config.probing(config.pretrain, "run")
+    assert (probing.data.train_fraction, probing.protocol.test_fraction) == (0.25, 0.2)
+    assert probing.protocol.val_fraction == pytest.approx(0.55)
+    assert config.finetuning("run").protocol.val_fraction == config.finetune.protocol.val_fraction
+    with pytest.raises(EcgrayError, match=r"test's 0\.2 to judge on, got 0\.85; lower it"):
+        replace(config, probe=ProbeConfig(train_fraction=0.85)).probing(config.pretrain, "run")
