@@ -44,9 +44,9 @@ from ecgray.training.loop import network_of
 
 PATIENTS, SEGMENTS, SEGMENT_SAMPLES = 11_000, 541_794, 1_048_577
 SAMPLE_BYTES, GRADIENT_BYTES = 2, 4
-BLOCKS_ALIVE = 13
-"""Blocks of one stream in the object store, the most that ``benchmarks/scaling.py`` has seen, with five tasks at a
-time; with one it was 6."""
+BLOCKS_ALIVE = 23
+"""Blocks of one stream in the object store, the most that ``benchmarks/scaling.py`` has seen, with two tasks at a time;
+with one it was 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
