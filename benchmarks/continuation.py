@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -215,9 +216,8 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 def matrix(
     shards: Path, folder: Path, tasks: list[str], workers: list[int], where: list[Place]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """A row per task, number of workers, place and who dies."""
-    rows = []
     for task in tasks:
         config = small_config(shards, task)
         for ranks in workers:
@@ -230,17 +230,15 @@ def matrix(
                     wrong = kill_and_go_on(config, out, ranks, place, everyone=everyone)
                     result = wrong or difference(expected, outcome(RunFolder(out)))
                     who = "all at once" if everyone else "one worker"
-                    rows.append({"task": task, "workers": ranks, "place": place.name, "dies": who, "result": result})
-                    print(json.dumps(rows[-1]), flush=True)
-    return rows
+                    yield {"task": task, "workers": ranks, "place": place.name, "dies": who, "result": result}
 
 
-def on_ray(shards: Path, folder: Path, task: str, workers: int, kills: int, seed: int) -> list[dict[str, Any]]:
+def on_ray(shards: Path, folder: Path, task: str, workers: int, kills: int, seed: int) -> Iterator[dict[str, Any]]:
     """The same on Ray Train, from outside: SIGKILL of the last worker, and of the driver, at ``kills`` random steps of
     one run each, with a start of the same command after every death of the driver."""
     config = small_config(shards, task)
     config = replace(config, training=replace(config.training, steps=RAY_STEPS, log_every=1))
-    rows, expected = [], {}
+    expected: dict[str, Any] = {}
     draw = np.random.default_rng([seed, workers])
     for who in ("nobody", "a worker", "the driver"):
         run = RunFolder(folder / f"ray-{task}-{workers}-{who.replace(' ', '-')}")
@@ -254,9 +252,7 @@ def on_ray(shards: Path, folder: Path, task: str, workers: int, kills: int, seed
         whole = len(killed) == kills and code == 0 and bool(expected)
         result = difference(expected, outcome(run)) if whole else f"killed {len(killed)} of {kills}, exit {code}"
         place = f"Ray, {kills} random steps"
-        rows.append({"task": task, "workers": workers, "place": place, "dies": who, "result": result, "steps": killed})
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
+        yield {"task": task, "workers": workers, "place": place, "dies": who, "result": result, "steps": killed}
 
 
 def _killed_on_ray(
@@ -338,19 +334,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random steps")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ecgray-continuation-") as name:
         shards = write_shards(Path(name))
         tasks, workers = (text.split(",") if text else [] for text in (arguments.tasks, arguments.workers))
         where = places(arguments.steps, arguments.seed)
         if arguments.places:
             where = [place for place in where if place.name in arguments.places.split(",")]
-        rows = matrix(shards, Path(name), tasks, [int(count) for count in workers], where)
-        for task in tasks if arguments.ray else []:
-            for count in arguments.ray.split(","):
-                rows += on_ray(shards, Path(name), task, int(count), arguments.ray_kills, arguments.seed)
+        in_process = matrix(shards, Path(name), tasks, [int(count) for count in workers], where)
+        counts = [int(count) for count in arguments.ray.split(",")] if arguments.ray else []
+        through_ray = (
+            on_ray(shards, Path(name), task, count, arguments.ray_kills, arguments.seed)
+            for task in tasks
+            for count in counts
+        )
+        for row in itertools.chain(in_process, *through_ray):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+            # As it comes: with Ray the whole table takes more than an hour.
+            (arguments.out / "continuation.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(table(rows))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "continuation.json").write_text(json.dumps(rows, indent=1) + "\n")
     unequal = sum(row["result"] != "equal" for row in rows)
     kills = sum(len(row.get("steps", "1")) for row in rows)
     print(f"{kills} kills in {len(rows)} runs, {unequal} not equal")
