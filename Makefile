@@ -33,7 +33,8 @@ quickstart: install
 
 QUICK_FINETUNE := --seeds 3 --model.width 16 --data.seconds 10 --protocol.epochs 12
 
-# Tests wait for processes more than they compute: two at a time take half the time on two cores.
+# Tests wait for processes more than they compute: two at a time take half the time on two cores. In the order of
+# folders, so that the longest file, of clusters, is not the last.
 test: install lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -189,7 +189,7 @@ def run(shards: str, workers: list[int], steps: int, flat_frames: int, folder: P
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # as in training
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # sixteen starts on two cores
-    os.environ.setdefault("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent))))
+    os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
     # Logical CPUs: a simulated step needs hardly any, and every stream gets a quarter of one for its tasks.
     ray.init(
         num_cpus=math.ceil(max(workers) * (WORKER_CPUS + 0.25)) + 1,

@@ -165,13 +165,13 @@ def curve_summary(row: Row) -> str:
 
 
 def _height(rows: Sequence[Row]) -> float:
-    """Inches: enough for every run's label; the same for the figures that stand side by side."""
+    """Inches: enough for every run's label, and so for a curve of each whose legend is among them."""
     lines = max(_folded(row.label).count("\n") + 1 for row in rows)
     return max(HEIGHT, 0.9 + (0.33 + 0.17 * lines) * len(rows))
 
 
 def _folded(label: str) -> str:
-    """A run's label in lines that leave most of a figure's width to its axes; names may break behind a line."""
+    """A run's label in lines that leave most of a figure's width to its axes; names may break behind an underscore."""
     return "\n".join(textwrap.wrap(label.replace("_", "_ "), 26)).replace("_ ", "_")
 
 

@@ -105,7 +105,7 @@ class SweepConfig:
         """The probe of a checkpoint of ``pretrain``. It depends on nothing that the space searches in ``finetune``."""
         probe, protocol = self.probe, self.finetune.protocol
         others = 1 - protocol.test_fraction - probe.train_fraction
-        if others <= 0:
+        if others < 1e-9:
             raise EcgrayError(
                 f"probe.train_fraction must leave records beside the test's {protocol.test_fraction:g} to judge on, "
                 f"got {probe.train_fraction:g}; lower it."

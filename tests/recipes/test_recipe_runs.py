@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def test_every_finetuning_recipe_gives_a_row(
             pretrained=None if before is None else str(pretrained[before]),
         )
         runs.append(finetune(config, folder / name))
-    write_report(runs, folder / "report")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout not applied")  # figures without room for axes
+        write_report(runs, folder / "report")
     with (folder / "report" / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["recipe"] for row in rows} == set(FINETUNING)

@@ -104,6 +104,12 @@ def test_no_cpu_left_is_said_before_anything_waits(cluster, walks):
         remove_placement_group(group)
 
 
+def test_a_stream_takes_no_more_tasks_than_help_it(monkeypatch):
+    monkeypatch.setattr(ray_data, "free_nodes", lambda: [{"CPU": 16.0}, {"CPU": 8.0}])
+    assert ray_data.cpu_share(1) == (1.0, ray_data.TASKS) == (1.0, 2)
+    assert ray_data.cpu_share(16) == (1.0, 1)
+
+
 def test_a_stream_that_nobody_reads_does_not_starve_another(cluster, walks, monkeypatch):
     """Two ranks, of which one waits: its tasks must leave the other a CPU."""
     assert ray_data.cpu_share(1) == (1.0, 2)

@@ -97,6 +97,8 @@ def test_rungs() -> None:
     assert rungs(5, early_stopping=False) == ()
     with pytest.raises(EcgrayError, match="3 steps"):
         rungs(3)
+    with pytest.raises(EcgrayError, match="5 steps"):
+        rungs(5, reduction=3, rungs=2)
 
 
 def test_a_probe_is_judged_on_all_it_was_not_trained_on_but_the_test() -> None:
@@ -107,3 +109,11 @@ def test_a_probe_is_judged_on_all_it_was_not_trained_on_but_the_test() -> None:
     assert config.finetuning("run").protocol.val_fraction == config.finetune.protocol.val_fraction
     with pytest.raises(EcgrayError, match=r"test's 0\.2 to judge on, got 0\.85; lower it"):
         replace(config, probe=ProbeConfig(train_fraction=0.85)).probing(config.pretrain, "run")
+    finetune = replace(
+        config.finetune,
+        data=replace(config.finetune.data, train_fraction=0.5),
+        protocol=replace(config.finetune.protocol, test_fraction=0.3),
+    )
+    nothing_left = replace(config, finetune=finetune, probe=ProbeConfig(train_fraction=0.7))
+    with pytest.raises(EcgrayError, match=r"got 0\.7; lower it"):  # 1 - 0.3 - 0.7 is more than 0 in floating point
+        nothing_left.probing(config.pretrain, "run")
