@@ -202,8 +202,7 @@ class Archive:
 
     def signal_mv(self, record: int) -> npt.NDArray[np.float32]:
         """The whole record in mV, (leads, samples)."""
-        start, samples = self.offset[record], self.samples[record]
-        signal = self._signals.shard(int(self.shard[record]))[:, start : start + samples]
+        signal = self.cut([record], [0], int(self.samples[record]))[0]
         return (signal - self.baseline[record][:, None]) / self.gain[record][:, None]
 
     # annotations

@@ -7,6 +7,7 @@ import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -17,9 +18,13 @@ from numpy.lib.stride_tricks import as_strided
 from ecgray.errors import EcgrayError
 from ecgray.shards.arrays import open_array, read_array
 from ecgray.shards.cache import Reader, RemoteFile, fetch_all
+from ecgray.shards.memory import memory_limit
 
 _OPEN = 256
 """Maps held open per process; each holds a file descriptor, of which a process has 1,024 as a rule."""
+
+_SHARE_OF_MEMORY = 0.5
+"""What signals may take of it and still be counted on to stay there once they have been read."""
 
 
 class _Map(NamedTuple):
@@ -43,6 +48,10 @@ class Signals:
 
     ``files`` and ``samples`` have one entry per shard; every shard has ``leads`` leads. Files on object storage are
     fetched into the node's cache, which keeps them while a call reads them.
+
+    Signals that fit into memory are soon in it whole, since the kernel reads far around every page asked for. Of larger
+    ones most of that would be thrown away before its use, and a frame of 4 KiB would cost up to megabytes: there, pages
+    are read alone, those of all frames of a call at once.
     """
 
     def __init__(self, files: Sequence[Path | RemoteFile], samples: npt.NDArray[np.int64], leads: int) -> None:
@@ -50,10 +59,9 @@ class Signals:
         self._maps: OrderedDict[int, _Map] = OrderedDict()
         self._lock = threading.Lock()
 
-    def shard(self, shard: int) -> npt.NDArray[np.int16]:
-        """The signal (leads, samples) of one shard, a read-only memory map."""
-        with self._opened([shard]) as maps:
-            return maps[0].array
+    @cached_property
+    def _larger_than_memory(self) -> bool:
+        return 2 * self._leads * int(self._samples.sum()) > _SHARE_OF_MEMORY * memory_limit()
 
     def cut(
         self,
@@ -102,10 +110,12 @@ class Signals:
         windows = as_strided(np.asarray(_Memory(lowest, words)), (words - span + 1, span), (2, 2), writeable=False)
         place = np.zeros(int(used[-1]) + 1, np.int64)
         place[used] = (address - lowest) // 2
-        first = place[shard] + start
-        if self._leads == 1:
-            return windows[first[:, None]]
-        return windows[first[:, None] + self._samples[shard][:, None] * np.arange(self._leads)]
+        first = (place[shard] + start)[:, None]
+        if self._leads > 1:
+            first = first + self._samples[shard][:, None] * np.arange(self._leads)
+        if self._larger_than_memory:
+            _announce(maps, lowest + 2 * first.ravel(), 2 * span)
+        return windows[first]
 
     @contextlib.contextmanager
     def _opened(self, shards: Sequence[int]) -> Iterator[list[_Map]]:
@@ -152,4 +162,19 @@ class Signals:
             array = open_array(file, np.dtype("<i2"), shape, mapped=True)
         # a memory map's base is the map itself, which keeps the file open
         opened = cast(mmap.mmap, array._mmap)  # type: ignore[attr-defined]
+        if self._larger_than_memory:
+            opened.madvise(mmap.MADV_RANDOM)
         return _Map(array, array.ctypes.data, opened, opened.size(), reader)
+
+
+def _announce(maps: Sequence[_Map], address: npt.NDArray[np.int64], length: int) -> None:
+    """Have the kernel start to read the ``length`` bytes from each address on, and not wait for them."""
+    order = np.argsort([one.address for one in maps])
+    starts = np.array([maps[i].address for i in order])
+    chosen = order[np.searchsorted(starts, address, side="right") - 1]
+    # A map begins with the page that holds the array's first byte.
+    base = np.array([one.address // mmap.PAGESIZE * mmap.PAGESIZE for one in maps])[chosen]
+    begin = (address - base) // mmap.PAGESIZE * mmap.PAGESIZE
+    end = address - base + length
+    for number, first, last in zip(chosen.tolist(), begin.tolist(), end.tolist(), strict=True):
+        maps[number].file.madvise(mmap.MADV_WILLNEED, first, last - first)

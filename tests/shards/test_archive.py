@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import pickle
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +105,32 @@ def test_cut_gives_the_frames_asked_for_in_their_order(random_records, tmp_path,
     np.testing.assert_array_equal(
         archive.cut(np.arange(len(records)), last, 256)[:, :, -1], [r.signal[:, -1] for r in records]
     )
+
+
+@pytest.mark.parametrize("leads", [("MLII",), ("I", "II", "V1")])
+def test_of_signals_larger_than_memory_only_the_frames_are_read(random_records, tmp_path, leads, monkeypatch):
+    """Counted by the kernel, on the file system of the tests: the pages of the frames, not those around them."""
+    signal = np.random.default_rng(3).integers(-500, 500, (len(leads), 6_000_000)).astype(np.int16)
+    record = random_records.random_record(np.random.default_rng(4), record="r", patient="p", leads=leads)
+    none = {"beats": record.beats[:0], "beat_classes": record.beat_classes[:0], "rhythms": record.rhythms[:0]}
+    write_shard_set([replace(record, signal=signal, **none)], tmp_path / "set")
+    start = np.random.default_rng(5).integers(0, signal.shape[1] - 256, 50)
+    expected = np.stack([signal[:, s : s + 256] for s in start])
+    read = {}
+    for memory in (1 << 40, 1000):
+        monkeypatch.setattr(signals, "memory_limit", lambda memory=memory: memory)
+        archive = open_archive([tmp_path / "set"])
+        with (tmp_path / "set" / "shard-00000" / "signal.npy").open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+        np.testing.assert_array_equal(archive.cut(np.zeros(50, int), start, 256), expected)
+        read[memory] = 512 * (resource.getrusage(resource.RUSAGE_SELF).ru_inblock - before)
+        del archive  # mapped pages stay in memory
+    if read[1 << 40] < signal.nbytes / 2:
+        pytest.skip("what was read was in memory all the same, or nobody counts it")
+    header_and_frames = 16 + 50 * len(leads) * 2
+    assert 0 < read[1000] <= header_and_frames * mmap.PAGESIZE
 
 
 @pytest.mark.parametrize("start", [-1, 41])
