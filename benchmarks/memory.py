@@ -1,12 +1,15 @@
-"""Memory of the streaming processes over the size of the archive and the length of the run, and how a run over a
-million records starts.
+"""Memory of the streaming processes over the size of the archive and the length of the run, how a run over a million
+records starts, and how an archive that does not fit into memory is read.
 
-    python benchmarks/memory.py [--gb 0.2,2] [--steps 10000] [--ray] [--records 1000000] [--out benchmarks/results]
+    python benchmarks/memory.py [--gb 0.2,2] [--steps 10000] [--ray] [--records 1000000] [--limit-mb 500]
 
 The shard sets are simulated: a real records table, signal files that are holes. Every stream is a process of its own
 that takes batches of 256 frames of 2,048 samples and reads one word per page; with ``--ray`` it is a driver on Ray
 Data, and what counts is the largest process that cuts. Peak RSS counts the pages of the memory-mapped shards that the
 process has looked at, which the kernel takes back when it needs them; "own" is without those (RssAnon).
+
+``--limit-mb`` (root, and memory control groups that may be written) adds a stream over 1 GB of random walks on the disk
+in a group that may fill so much memory, first as such an archive is read, then as one that is believed to fit.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -28,6 +32,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from walks import write_walks
 
 BATCH = 256
 SAMPLES = 1 << 20
@@ -200,6 +205,34 @@ def million(shards: Path, records: int) -> dict[str, Any]:
     }
 
 
+def in_a_group(shards: Path, steps: int, limit_mb: int, believed_to_fit: bool) -> dict[str, Any]:
+    """A stream over ``shards``, none of whose pages are in memory, in a control group of so much memory."""
+    second = Path("/sys/fs/cgroup/cgroup.controllers").is_file()
+    group = Path("/sys/fs/cgroup" if second else "/sys/fs/cgroup/memory") / f"ecgray-memory-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / ("memory.max" if second else "memory.limit_in_bytes")).write_text(str(limit_mb << 20))
+        for file in shards.glob("*/signal.npy"):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        found = in_a_process("--limited", str(shards), str(steps), str(group / "cgroup.procs"), str(believed_to_fit))
+    finally:
+        group.rmdir()
+    return {"limit_mb": limit_mb, "believed_to_fit": believed_to_fit} | found
+
+
+def limited(shards: Path, steps: int, members: Path, believed_to_fit: bool) -> dict[str, Any]:
+    """``stream`` in the group of ``members``, and what the disk read for it in MB."""
+    from ecgray.shards import signals
+
+    members.write_text(str(os.getpid()))
+    if believed_to_fit:
+        signals.memory_limit = lambda: 1 << 50
+    found = stream(shards, steps, "local")
+    return found | {"read_mb": resource.getrusage(resource.RUSAGE_SELF).ru_inblock // 2048}
+
+
 def in_a_process(*words: str) -> dict[str, Any]:
     child = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
@@ -213,11 +246,15 @@ def main() -> None:
     if sys.argv[1:2] == ["--million"]:
         print(json.dumps(million(Path(sys.argv[2]), int(sys.argv[3]))))
         return
+    if sys.argv[1:2] == ["--limited"]:
+        print(json.dumps(limited(Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5] == "True")))
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", default="0.2,2")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--records", type=int, default=1_000_000, help="of the simulated archive; 0 leaves it out")
+    parser.add_argument("--limit-mb", type=int, default=0, help="memory for a stream over 1 GB; 0 leaves it out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     rows = []
@@ -231,6 +268,11 @@ def main() -> None:
             shards = simulate(Path(name) / "million", arguments.records)
             rows.append(in_a_process("--million", str(shards), str(arguments.records)))
             print(json.dumps(rows[-1]), flush=True)
+        if arguments.limit_mb:
+            shards = write_walks(Path(name) / "walks", megabytes=1000)
+            for steps, believed in ((1000, False), (20, True)):
+                rows.append(in_a_group(shards, steps, arguments.limit_mb, believed))
+                print(json.dumps(rows[-1]), flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "memory.json").write_text(json.dumps(rows, indent=1) + "\n")
 
