@@ -27,6 +27,7 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
     """Predict the records of the shard set ``data`` with every finished seed of ``run``; returns ``out``.
 
     The preprocessing is the one stored with each model: its training set's mean and sd, its rate, length and padding.
+    Leads are brought into the model's order by their names; a single lead may have another name.
     Written: predictions.parquet and scores.json as a finetuning run has them (split "test"), and evaluation.json.
 
     Raises EcgrayError, before anything is written, for records that the run has trained, validated or tested on, or
@@ -53,13 +54,9 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
         compared = refuse_pretraining_records(given.records, given.archive, origin)
     networks = [read_model(seed_folder(run, seed)) for seed in seeds]
     description = networks[0][1]
-    if len(description.leads) != len(given.archive.leads):
-        raise EcgrayError(
-            f"The records must have the {len(description.leads)} leads of the run ({', '.join(description.leads)}), "
-            f"got {len(given.archive.leads)}; ingest the same leads."
-        )
+    archive = given.archive.in_order(description.leads)
     class_indices(given.records["label"], description.classes)
-    signals = prepare(given.archive, given.records["index"].to_numpy(np.int64), stored_preprocessing(description))
+    signals = prepare(archive, given.records["index"].to_numpy(np.int64), stored_preprocessing(description))
     rows = np.arange(len(signals))
     parts = []
     for seed, (network, _) in zip(seeds, networks, strict=True):

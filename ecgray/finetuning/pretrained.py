@@ -75,7 +75,7 @@ def _named(run: str | Path, folder: Path) -> str:
 
 
 def check_fits(pretrained: Pretrained, model: Model, leads: tuple[str, ...]) -> None:
-    """Raises EcgrayError unless the pretrained encoder can start ``model`` on data with ``leads``.
+    """Raises EcgrayError unless the pretrained encoder can start ``model`` on data with as many leads as ``leads``.
 
     The sampling rate may differ: the data's is a setting of its own (the paper's Table 3), and is recorded.
     """

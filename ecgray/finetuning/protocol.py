@@ -67,6 +67,11 @@ def finetune(
         raise EcgrayError(f"The number of workers must be 0 or more, got {workers}; 0 runs in this process.")
     config = _with_absolute_paths(config)
     labelled = open_labelled(config.data.shards)
+    pretrained = None if config.pretrained is None else open_pretrained(config.pretrained)
+    if pretrained is not None:
+        check_fits(pretrained, config.model, labelled.archive.leads)
+        if len(pretrained.description.leads) > 1:
+            labelled = replace(labelled, archive=labelled.archive.in_order(pretrained.description.leads))
     own_test = config.data.test_shards is None
     test_set = _open_test_set(config, labelled)
     records = cap_records(labelled.records, config.data.records, config.protocol.split_seed)
@@ -75,10 +80,8 @@ def finetune(
         class_indices(test_set.records["label"], classes)
     tests = None if own_test else records.iloc[:0] if test_set is None else test_set.records
     splits = make_splits(records, tests, config)
-    pretrained = None if config.pretrained is None else open_pretrained(config.pretrained)
     origin: dict[str, Any] | None = None
     if pretrained is not None:
-        check_fits(pretrained, config.model, labelled.archive.leads)
         origin = pretrained.origin() | {"test_records_compared": None}
         if own_test or test_set is not None:
             test = splits[splits["split"] == "test"]
@@ -187,13 +190,7 @@ def _open_test_set(config: FinetuneConfig, labelled: LabelledSet) -> LabelledSet
     if config.data.test_shards in (None, "none"):
         return None
     test_set = open_labelled(config.data.test_shards or "")
-    here, there = labelled.archive.leads, test_set.archive.leads
-    if len(here) != len(there) or (len(here) > 1 and here != there):
-        raise EcgrayError(
-            f"The test set must have the leads of the labelled set, got {', '.join(there)} and {', '.join(here)}; "
-            "ingest both with the same leads."
-        )
-    return test_set
+    return replace(test_set, archive=test_set.archive.in_order(labelled.archive.leads))
 
 
 def _jobs(

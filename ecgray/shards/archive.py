@@ -19,6 +19,7 @@ from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError, quoted
 from ecgray.shards.annotations import Ints, ShardAnnotations
 from ecgray.shards.cache import RemoteFile
+from ecgray.shards.leads import lead_order
 from ecgray.shards.ledger import schema
 from ecgray.shards.manifest import Manifest, file_of, read_manifest, verify_files
 from ecgray.shards.moments import Moments, merge
@@ -38,7 +39,7 @@ def open_archive(paths: Sequence[str | Path], *, verify: Literal["sizes", "hashe
     too (that of a remote file when it comes into the node's cache).
 
     Raises EcgrayError for a folder that holds no finished shard set, another schema version, a missing, truncated or
-    changed file, and for sets that differ in sampling rate or number of leads.
+    changed file, and for sets that differ in sampling rate or leads (one lead alone may have any name).
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
@@ -53,9 +54,9 @@ def open_archive(paths: Sequence[str | Path], *, verify: Literal["sizes", "hashe
 
 
 @lru_cache(maxsize=8)
-def _reopened(paths: tuple[str, ...], hashes: tuple[str, ...]) -> Archive:
+def _reopened(paths: tuple[str, ...], hashes: tuple[str, ...], leads: tuple[str, ...]) -> Archive:
     """The archive of a pickle: opened once per process, as long as its sets are the same."""
-    archive = Archive(paths)
+    archive = Archive(paths, leads)
     if tuple(manifest.hash for manifest in archive.manifests) != hashes:
         raise EcgrayError(f"{', '.join(paths)} must be the shard sets of the start, got others; start the run again.")
     return archive
@@ -64,18 +65,22 @@ def _reopened(paths: tuple[str, ...], hashes: tuple[str, ...]) -> Archive:
 class Archive:
     """A table of N records; a record's number, from 0 to N - 1, is its name everywhere.
 
-    fs: Hz; leads: names; shard: index over all sets' shards (N,); offset: first sample in the shard (N,); samples
-    (N,); patient: codes unique over (database, patient) (N,); gain, baseline: float32 (N, leads), ADC units per mV and
-    ADC units; annotated: bool (N,); beat_totals: (N, len(BEATS)); rhythm_samples: (N, len(RHYTHMS)); mean_mv, sd_mv:
-    over all samples and leads of all sets. Made by ``open_archive``; pickles as its paths.
+    fs: Hz; leads: names, in the order of the first set unless another is asked for; shard: index over all sets' shards
+    (N,); offset: first sample in the shard (N,); samples (N,); patient: codes unique over (database, patient) (N,);
+    gain, baseline: float32 (N, leads), ADC units per mV and ADC units; annotated: bool (N,); beat_totals: (N,
+    len(BEATS)); rhythm_samples: (N, len(RHYTHMS)); mean_mv, sd_mv: over all samples and leads of all sets. Made by
+    ``open_archive``; pickles as its paths.
     """
 
-    def __init__(self, paths: tuple[str, ...]) -> None:
+    def __init__(self, paths: tuple[str, ...], leads: tuple[str, ...] | None = None) -> None:
         self.paths = paths
         self.manifests: tuple[Manifest, ...] = tuple(read_manifest(path) for path in paths)
-        _one_kind(paths, self.manifests)
+        _one_rate(paths, self.manifests)
         self.fs: float = self.manifests[0].fs
-        self.leads: tuple[str, ...] = self.manifests[0].leads
+        self.leads: tuple[str, ...] = leads or self.manifests[0].leads
+        orders = [
+            _order(path, manifest.leads, self.leads) for path, manifest in zip(paths, self.manifests, strict=True)
+        ]
         pooled = merge(
             Moments(m.samples * len(m.leads), m.mean_mv, m.sd_mv**2 * m.samples * len(m.leads)) for m in self.manifests
         )
@@ -105,7 +110,9 @@ class Archive:
             for kind in ("beat", "rhythm")
         )
         self.gain, self.baseline = (
-            np.concatenate([_lists(t, name, len(self.leads)) for t in tables]).astype(np.float32)
+            np.concatenate(
+                [_lists(t, name, len(order))[:, order] for t, order in zip(tables, orders, strict=True)]
+            ).astype(np.float32)
             for name in ("gain", "baseline")
         )
         self.annotated: npt.NDArray[np.bool_] = np.concatenate([t["annotated"].to_numpy() for t in tables])
@@ -115,7 +122,8 @@ class Archive:
         self._lengths = np.array(lengths, np.int64)
         self._check()
         signals = [self._file(shard, "signal.npy") for shard in range(len(self._shards))]
-        self._signals = Signals(signals, self._lengths, len(self.leads))
+        self._order = np.repeat(np.array(orders, np.int64), [len(m.shards) for m in self.manifests], axis=0)
+        self._signals = Signals(signals, self._lengths, self._order)
         self._annotations: OrderedDict[int, ShardAnnotations] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
@@ -143,7 +151,16 @@ class Archive:
         return len(self.samples)
 
     def __reduce__(self) -> tuple[Callable[..., Archive], tuple[Any, ...]]:
-        return _reopened, (self.paths, tuple(manifest.hash for manifest in self.manifests))
+        return _reopened, (self.paths, tuple(manifest.hash for manifest in self.manifests), self.leads)
+
+    def in_order(self, leads: tuple[str, ...]) -> Archive:
+        """The same records with their leads in the order of ``leads``; one lead keeps its own name.
+
+        Raises EcgrayError for other leads.
+        """
+        if len(leads) == len(self.leads) == 1 or leads == self.leads:
+            return self
+        return Archive(self.paths, leads)
 
     # columns that are read when first asked for
 
@@ -302,19 +319,26 @@ def _not_of_the_set(path: str) -> EcgrayError:
     )
 
 
-def _one_kind(paths: Sequence[str], manifests: Sequence[Manifest]) -> None:
-    """Raise EcgrayError unless all sets have one sampling rate and one number of leads."""
+def _one_rate(paths: Sequence[str], manifests: Sequence[Manifest]) -> None:
+    """Raise EcgrayError unless all sets have one sampling rate."""
     for path, manifest in zip(paths, manifests, strict=True):
         if manifest.fs != manifests[0].fs:
             raise EcgrayError(
                 f"Shard sets must be of one sampling rate, got {manifests[0].fs:g} Hz in '{paths[0]}' and "
                 f"{manifest.fs:g} Hz in '{path}'; ingest one of them again with '--fs'."
             )
-        if len(manifest.leads) != len(manifests[0].leads):
-            raise EcgrayError(
-                f"Shard sets must have one number of leads, got {len(manifests[0].leads)} in '{paths[0]}' and "
-                f"{len(manifest.leads)} in '{path}'; use them in runs of their own."
-            )
+
+
+def _order(path: str, given: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where each lead stands in the shards of a set. Raises EcgrayError for other leads."""
+    order = lead_order(given, wanted)
+    if order is None:
+        got, needed = (quoted(", ".join(leads), 200) for leads in (given, wanted))
+        raise EcgrayError(
+            f"The leads of '{path}' must be {needed} (in any order), got {got}; ingest the same leads, or use the set "
+            "in runs of its own."
+        )
+    return order
 
 
 def _read(path: str, manifest: Manifest, columns: list[str]) -> pa.Table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ecgray.databases.record import BEATS, RHYTHMS, Record, RecordRefused
+from ecgray.shards.leads import lead_order
 from ecgray.shards.resample import resample
 
 
@@ -32,7 +33,7 @@ def prepare(record: Record, target: Target) -> Record:
     if len(record.leads) != len(target.leads):
         raise RecordRefused(f"{len(record.leads)} leads, the set has {len(target.leads)}")
     if record.leads != target.leads:
-        record = _reordered(record, target.leads)
+        record = _with_leads(record, target.leads)
     if record.fs != target.fs:
         if not target.resampled:
             raise RecordRefused(f"sampled at {record.fs:g} Hz, the set at {target.fs:g} Hz (resample with --fs)")
@@ -75,14 +76,20 @@ def _invalid(record: Record) -> str | None:
     return None
 
 
-def _reordered(record: Record, leads: tuple[str, ...]) -> Record:
-    """Leads in the set's order; a record whose leads have other names keeps them in its attributes."""
-    if sorted(record.leads) != sorted(leads):
+def _with_leads(record: Record, leads: tuple[str, ...]) -> Record:
+    """Leads in the set's order; a single lead of another name keeps that name in the record's attributes."""
+    order = lead_order(record.leads, leads)
+    if order is None:
+        raise RecordRefused(f"its leads are {_names(record.leads)}, those of the set {_names(leads)}")
+    if len(leads) == 1:
         return replace(record, attributes={**record.attributes, "leads": list(record.leads)})
-    order = [record.leads.index(lead) for lead in leads]
     return replace(
         record, leads=leads, signal=record.signal[order], gain=record.gain[order], baseline=record.baseline[order]
     )
+
+
+def _names(leads: tuple[str, ...]) -> str:
+    return ", ".join(leads)[:200]
 
 
 def _with_detected_beats(record: Record) -> Record:

@@ -46,16 +46,19 @@ class _Memory:
 class Signals:
     """The signal.npy of each shard, mapped when first asked for.
 
-    ``files`` and ``samples`` have one entry per shard; every shard has ``leads`` leads. Files on object storage are
-    fetched into the node's cache, which keeps them while a call reads them.
+    ``files`` and ``samples`` have one entry per shard; ``order`` (shards, leads) says where in its shard each lead
+    stands. Files on object storage are fetched into the node's cache, which keeps them while a call reads them.
 
     Signals that fit into memory are soon in it whole, since the kernel reads far around every page asked for. Of larger
     ones most of that would be thrown away before its use, and a frame of 4 KiB would cost up to megabytes: there, pages
     are read alone, those of all frames of a call at once.
     """
 
-    def __init__(self, files: Sequence[Path | RemoteFile], samples: npt.NDArray[np.int64], leads: int) -> None:
-        self._files, self._samples, self._leads = files, samples, leads
+    def __init__(
+        self, files: Sequence[Path | RemoteFile], samples: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+    ) -> None:
+        self._files, self._samples, self._order = files, samples, order
+        self._leads = order.shape[1]
         self._maps: OrderedDict[int, _Map] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -112,7 +115,7 @@ class Signals:
         place[used] = (address - lowest) // 2
         first = (place[shard] + start)[:, None]
         if self._leads > 1:
-            first = first + self._samples[shard][:, None] * np.arange(self._leads)
+            first = first + self._samples[shard][:, None] * self._order[shard]
         if self._larger_than_memory:
             _announce(maps, lowest + 2 * first.ravel(), 2 * span)
         return windows[first]

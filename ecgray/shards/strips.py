@@ -101,7 +101,9 @@ def draw_strip(archive: Archive, strip: Strip) -> str:
 
 
 def _lead_names(archive: Archive, record: int) -> tuple[str, ...]:
-    """Names in the record's own set; sets of one archive may name their leads differently."""
+    """Names of the archive; a single lead may have a name of its own in each set."""
+    if len(archive.leads) > 1:
+        return archive.leads
     ends = np.cumsum([manifest.records for manifest in archive.manifests])
     return archive.manifests[int(np.searchsorted(ends, record, side="right"))].leads
 

@@ -16,6 +16,7 @@ from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
 from ecgray.shards import signals
 from ecgray.shards.archive import open_archive
+from ecgray.shards.strips import Strip, draw_strip
 from ecgray.shards.writer import write_shard_set
 
 
@@ -221,6 +222,34 @@ def test_a_pickle_is_small_and_opens_once_per_process(archive):
     assert len(pickle.loads(sent)) == len(archive)
 
 
+def test_leads_are_those_of_the_first_set_in_its_order(random_records, tmp_path):
+    given = [
+        random_records.random_records(seed, patients=3, records=1, samples=900, leads=leads)
+        for seed, leads in enumerate((("I", "II", "V1"), ("v1", "I", "II"), ("V5", "I", "II"), ("V1", "I", "I")))
+    ]
+    paths = [tmp_path / name for name in "abcd"]
+    for records, path in zip(given, paths, strict=True):
+        write_shard_set(records, path)
+    archive = open_archive(paths[:2])
+    second = [1, 2, 0]
+    for found in (archive, pickle.loads(pickle.dumps(archive))):
+        assert found.leads == ("I", "II", "V1")
+        frames = found.cut(np.arange(6), np.full(6, 7), 100)
+        np.testing.assert_array_equal(frames[:3], [r.signal[:, 7:107] for r in given[0]])
+        np.testing.assert_array_equal(frames[3:], [r.signal[second, 7:107] for r in given[1]])
+        for number, r in enumerate(given[1], start=3):
+            mv = (r.signal - r.baseline[:, None]) / r.gain[:, None]
+            np.testing.assert_allclose(found.signal_mv(number), mv[second], rtol=1e-6)
+            np.testing.assert_array_equal(found.gain[number], r.gain[second])
+    other = archive.in_order(("II", "V1", "I"))
+    for found in (other, pickle.loads(pickle.dumps(other))):
+        np.testing.assert_array_equal(found.cut(np.arange(6), np.full(6, 7), 100), frames[:, second])
+    assert '">I</text>' in draw_strip(archive, Strip(title="x", record=4, start=0)).split("<polyline")[1]
+    for path in paths[2:]:
+        with pytest.raises(EcgrayError, match=r"must be 'I, II, V1' \(in any order\), got 'V., I, II?'; ingest"):
+            open_archive([paths[0], path])
+
+
 def test_mixed_sets_are_refused(random_records, tmp_path):
     draw = np.random.default_rng(0)
     for name, fs, leads in (("a", 250.0, ("I",)), ("b", 300.0, ("I",)), ("c", 250.0, ("I", "II"))):
@@ -228,7 +257,7 @@ def test_mixed_sets_are_refused(random_records, tmp_path):
         write_shard_set([record], tmp_path / name)
     with pytest.raises(EcgrayError, match=r"one sampling rate, got 250 Hz in .* and 300 Hz"):
         open_archive([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(EcgrayError, match=r"one number of leads, got 1 .* and 2"):
+    with pytest.raises(EcgrayError, match=r"leads of '.*/c' must be 'I' .*, got 'I, II'"):
         open_archive([tmp_path / "a", tmp_path / "c"])
     with pytest.raises(EcgrayError, match="named once"):
         open_archive([tmp_path / "a", tmp_path / "a"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ecgray.databases.record import RecordRefused, Reference
 from ecgray.shards.layout import lay_out, source_sizes
+from ecgray.shards.leads import lead_order
 from ecgray.shards.moments import merge, signal_moments
 from ecgray.shards.prepare import Target, prepare
 from ecgray.shards.resample import resample
@@ -73,9 +74,28 @@ def test_leads_come_in_the_order_of_the_set(record):
     assert found.leads == ("II", "I")
     np.testing.assert_array_equal(found.signal, record.signal[::-1])
     np.testing.assert_array_equal(found.gain, record.gain[::-1])
-    renamed = prepare(record, Target(fs=250.0, leads=("V1", "V2")))
-    assert renamed.attributes["leads"] == ["I", "II"]
+    found = prepare(record, Target(fs=250.0, leads=("ii", "i")))
+    assert found.leads == ("ii", "i")
+    np.testing.assert_array_equal(found.signal, record.signal[::-1])
+
+
+def test_a_record_of_other_leads_is_refused(record):
+    for leads in (("V1", "V2"), ("V1", "I"), ("I", "I")):
+        with pytest.raises(RecordRefused, match=f"its leads are I, II, those of the set {', '.join(leads)}"):
+            prepare(record, Target(fs=250.0, leads=leads))
+
+
+def test_a_single_lead_may_have_another_name(random_records):
+    record = random_records.random_record(np.random.default_rng(0), record="a", patient="a", leads=("ecg",))
+    renamed = prepare(record, Target(fs=250.0, leads=("MLII",)))
+    assert renamed.attributes["leads"] == ["ecg"]
     np.testing.assert_array_equal(renamed.signal, record.signal)
+
+
+def test_leads_that_bear_one_name_are_known_by_their_places_alone():
+    assert lead_order(("ECG", "ECG", "II"), ("ecg", "ecg", "ii")) == [0, 1, 2]
+    assert lead_order(("ECG", "ECG", "II"), ("II", "ECG", "ECG")) is None
+    assert lead_order(("I", "II", "V1"), ("V1", "I", "II")) == [2, 0, 1]
 
 
 @pytest.mark.parametrize(

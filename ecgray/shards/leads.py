@@ -1,0 +1,21 @@
+"""Which lead is which, by name: the leads of records, sets and networks meet here and nowhere by position alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def lead_order(given: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Where each of the leads ``wanted`` stands among ``given``; None where they are not the same leads.
+
+    Names count without regard to case. One lead alone is the other one whatever their names, since single-lead
+    databases name theirs as they like ("ecg", "ECG", "MLII") and networks go from one to the next.
+    """
+    if len(given) == len(wanted) == 1:
+        return [0]
+    here, there = [name.casefold() for name in given], [name.casefold() for name in wanted]
+    if here == there:
+        return list(range(len(here)))
+    if sorted(here) != sorted(there) or len(set(here)) < len(here):
+        return None
+    return [here.index(name) for name in there]
