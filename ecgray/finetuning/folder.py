@@ -33,7 +33,7 @@ from ecgray.training.model_folder import read_json
 from ecgray.training.run import RunFolder, describe_environment, end_recorded, locked, resumable
 
 MAY_CHANGE = ("protocol.seeds", "data.shards", "data.test_shards", "pretrained")
-"""Fields that a resumed run may be given anew: how many seeds, and places whose content is compared instead."""
+"""Fields that a resumed run may be given anew: more seeds, and places whose content is compared instead."""
 
 
 def seed_folder(run: Path, seed: int) -> Path:
@@ -61,7 +61,7 @@ def open_folder(
 
     ``sources`` names the content that the run rests on (manifest_hashes, test, pretrained); with ``details`` it goes
     into environment.json. A folder that holds anything is refused without ``resume``; with it, config and sources must
-    be those that the run was started with, apart from the number of seeds.
+    be those that the run was started with, apart from the number of seeds, which may grow.
     """
     with contextlib.ExitStack() as stack:
         if is_remote(out):
@@ -109,6 +109,8 @@ def _refuse_other(
     stored: FinetuneConfig, given: FinetuneConfig, stored_sources: Any, given_sources: dict[str, Any]
 ) -> None:
     found = differing(stored, given, MAY_CHANGE)
+    if given.protocol.seeds < stored.protocol.seeds:  # splits and scores must go on naming every seed that is there
+        found.append(f"protocol.seeds ({stored.protocol.seeds} -> {given.protocol.seeds}, which may only grow)")
     if stored_sources != given_sources:
         found.append("the content of the shard sets or of the pretrained run")
     if found:

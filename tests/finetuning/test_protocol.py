@@ -200,6 +200,9 @@ def test_an_existing_run_is_refused_and_resume_skips_complete_seeds(
     assert json.loads((more / "scores.json").read_text())["seeds"] == [0, 1]
     whole = finetune(small(labelled, protocol={"seeds": 2, "epochs": 2}), tmp_path / "whole")
     assert_same_run(more, whole)
+    with pytest.raises(EcgrayError, match=r"protocol.seeds \(2 -> 1, which may only grow\)"):
+        finetune(config, run, resume=True)
+    assert_same_run(more, whole)
 
 
 def assert_same_run(first: Path, second: Path) -> None:
