@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,28 +10,36 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import resample_poly
 
-from ecgray.databases.record import Record
+from ecgray.databases.record import Record, RecordRefused
+from ecgray.databases.wfdb_header import MAX_VALUES
+from ecgray.databases.wfdb_signal import to_int16
 
-_INT16 = np.iinfo(np.int16)
+_LARGEST_TERM = 50_000
+"""Of the ratio of two rates: the filter has twenty times as many taps, 8 MB."""
 
 
 def resample(record: Record, fs: float) -> Record:
     """The record at ``fs`` Hz: polyphase filtering with zero phase, then int16 again with the same gain and baseline.
 
-    A lead that overshoots int16 gets a smaller gain, and the worst rounding error is kept in microvolt. Positions go to
-    round(sample * new / old), inside the new signal and ascending; a rhythm shorter than half a new sample vanishes.
+    The rates' ratio is taken exactly where its terms are at most 50,000 (as of all whole rates up to there), else the
+    coarsest ratio that is off by less than half a sample at the record's end: 10 s at 249.9999 Hz pass for 250 Hz.
+
+    A lead that overshoots int16 is shifted or gets a smaller gain (``to_int16``), and the worst rounding error is kept
+    in microvolt. Positions go to round(sample * new / old), inside the new signal and ascending; a rhythm shorter than
+    half a new sample vanishes.
+
+    Raises RecordRefused for a single sample, a ratio of larger terms, and a result beyond the limit of a record.
     """
-    ratio = Fraction(fs).limit_denominator(10_000) / Fraction(record.fs).limit_denominator(10_000)
+    ratio = _ratio(fs, record)
     leads, gain, baseline, worst = [], record.gain.copy(), record.baseline.copy(), record.requantisation_uv
     for lead, signal in enumerate(record.signal):
         centred = resample_poly(signal - baseline[lead], ratio.numerator, ratio.denominator, padtype="line")
-        adc = np.rint(centred + baseline[lead])
-        if adc.min() < _INT16.min or adc.max() > _INT16.max:
-            mv = centred / gain[lead]
-            gain[lead], baseline[lead] = np.sign(gain[lead]) * _INT16.max / np.abs(mv).max(), 0.0
-            adc = np.rint(mv * gain[lead])
-            worst = max(worst, float(np.abs(adc / gain[lead] - mv).max() * 1000))
-        leads.append(adc.astype(np.int16))
+        adc = np.rint(centred + baseline[lead]).astype(np.int64)
+        values, gain[lead], baseline[lead], error = to_int16(
+            adc, int(adc.min()), int(adc.max()), gain[lead], baseline[lead]
+        )
+        worst = max(worst, error)
+        leads.append(values)
     resampled = np.stack(leads)
     samples = resampled.shape[1]
     zones = record.rhythms.copy()
@@ -45,6 +54,32 @@ def resample(record: Record, fs: float) -> Record:
         rhythms=zones[zones[:, 0] < zones[:, 1]],
         requantisation_uv=worst,
     )
+
+
+def _ratio(fs: float, record: Record) -> Fraction:
+    """New samples per old one."""
+    samples = record.signal.shape[1]
+    if samples < 2:
+        raise RecordRefused("a single sample cannot be resampled")
+    # Of the decimals that headers and people write, not of the binary numbers nearest to them.
+    ratio = exact = Fraction(str(float(fs))) / Fraction(str(float(record.fs)))
+    if max(exact.as_integer_ratio()) > _LARGEST_TERM:
+
+        def drift(term: int) -> float:
+            return float(abs(exact.limit_denominator(term) - exact) * samples)
+
+        term = 1 + bisect_left(range(1, _LARGEST_TERM), True, key=lambda index: drift(index) < 0.5)
+        ratio = exact.limit_denominator(term)
+        if drift(term) >= 0.5 or not 0 < ratio <= _LARGEST_TERM:
+            raise RecordRefused(
+                f"{samples} samples at {record.fs:.9g} Hz cannot be brought to {fs:.9g} Hz by a bounded filter;"
+                " correct the header's rate"
+            )
+    if samples * ratio * len(record.leads) > MAX_VALUES:
+        raise RecordRefused(
+            f"its samples would be {float(samples * ratio):.3g} at {fs:g} Hz, beyond {MAX_VALUES} values"
+        )
+    return ratio
 
 
 def _moved(samples: npt.NDArray[np.int64], ratio: Fraction) -> npt.NDArray[np.int64]:

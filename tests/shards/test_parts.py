@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.signal import resample_poly
 
 from ecgray.databases.record import RecordRefused, Reference
+from ecgray.shards import resample as resample_module
 from ecgray.shards.layout import lay_out, source_sizes
 from ecgray.shards.leads import lead_order
 from ecgray.shards.moments import merge, signal_moments
@@ -172,3 +175,66 @@ def test_overshoot_takes_a_smaller_gain_and_says_how_much_it_costs(record):
     assert 0 < found.requantisation_uv <= 500.0001 / found.gain[0]
     plateau = mv[20:40]
     assert np.abs(plateau - (32767 - record.baseline[0]) / record.gain[0]).max() < 0.1 * plateau.max()
+
+
+def noise_at(random_records, fs, samples):
+    record = random_records.random_record(np.random.default_rng(0), record="a", patient="a", samples=samples)
+    return replace(
+        record, fs=fs, beats=record.beats[:0], beat_classes=record.beat_classes[:0], rhythms=record.rhythms[:0]
+    )
+
+
+@pytest.mark.parametrize(("old", "new"), [(360, 250), (300, 250), (257, 250), (1000, 250), (128.5, 250), (9999, 250)])
+def test_rates_of_real_recorders_keep_their_exact_ratio(random_records, old, new):
+    record = noise_at(random_records, float(old), 500)
+    exact = Fraction(new) / Fraction(old)
+    centred = resample_poly(record.signal[0] - record.baseline[0], exact.numerator, exact.denominator, padtype="line")
+    np.testing.assert_array_equal(resample(record, new).signal[0], np.rint(centred + record.baseline[0]))
+
+
+@pytest.mark.parametrize("old", [249.9999, 250.0001, 333.3333, 257.0001, 9999.9999, 499.98765])
+def test_slightly_odd_rates_take_the_coarsest_ratio_that_keeps_time(random_records, old, monkeypatch):
+    """A beat at the end stands less than half a sample from where it belongs, by a filter of the least length."""
+    record = noise_at(random_records, old, 3000)
+    used = []
+    plain = resample_module.resample_poly
+
+    def watched(signal, up, down, **rest):
+        used.append((up, down))
+        return plain(signal, up, down, **rest)
+
+    monkeypatch.setattr(resample_module, "resample_poly", watched)
+    found = resample(record, 250.0)
+    ((up, down),) = used
+    assert abs(up / down - 250 / old) * 3000 < 0.5
+    for smaller in range(1, down):
+        assert abs(round(smaller * 250 / old) / smaller - 250 / old) * 3000 >= 0.5
+    assert abs(found.signal.shape[1] - 3000 * 250 / old) < 1.5
+
+
+def test_what_no_bounded_filter_resamples_is_refused(random_records):
+    slow = noise_at(random_records, 0.00001, 3000)
+    long = replace(slow, fs=249.99999, signal=np.zeros((1, 2**24), np.int16))
+    longer = replace(slow, fs=1.0, signal=np.zeros((1, 2**24), np.int16))
+    single = replace(slow, fs=300.0, signal=np.ones((1, 1), np.int16))
+    for record, reason in (
+        (slow, "3000 samples at 1e-05 Hz cannot be brought to 250 Hz"),
+        (long, "by a bounded filter"),
+        (longer, "beyond 2147483648 values"),
+        (single, "a single sample cannot be resampled"),
+    ):
+        with pytest.raises(RecordRefused, match=reason):
+            resample(record, 250.0)
+
+
+def test_overshoot_of_a_signal_far_from_zero_keeps_its_resolution(random_records):
+    """A recorder's offset of a million units, held in the baseline, costs the signal nothing."""
+    square = np.where(np.arange(5000) % 100 < 50, 32000, -32000).astype(np.int16)
+    record = replace(
+        noise_at(random_records, 360.0, 5000), signal=square[None], gain=np.array([200.0]), baseline=np.array([-1e6])
+    )
+    found = resample(record, 250.0)
+    plain = resample_poly(record.signal[0] - record.baseline[0], 25, 36, padtype="line") / record.gain[0]
+    mv = (found.signal[0] - found.baseline[0]) / found.gain[0]
+    assert np.abs(mv - plain).max() * 1000 <= 2 * 500 / 150
+    assert 0 < found.requantisation_uv <= 500 / 150
