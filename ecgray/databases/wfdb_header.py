@@ -6,7 +6,6 @@ record write them in several forms and nothing here needs them; CRLF and trailin
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from ecgray.errors import quoted
 MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
 """Millivolts per physical unit, unit in lower case; a signal in any other unit is no ECG lead."""
 
-MAX_FS_HZ = 1e6
+FS_RANGE_HZ = (1.0, 1e6)
+"""Sampling rates outside which a header's is a mistake, or the signal is no ECG."""
 MAX_VALUES = 2**31
 """Leads times samples that a record may hold: three months of one lead at 250 Hz, 4 GiB as int16."""
 GAIN_RANGE = (1e-3, 1e10)
@@ -67,8 +67,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """The header at ``path`` (without suffix).
 
-    Raises RecordRefused for a header that is missing, malformed, multi-segment, without signals, without a sampling
-    rate above 0, of zero length or of absurd numbers.
+    Raises RecordRefused for a header that is missing, malformed, multi-segment, without signals, of zero length or of
+    absurd numbers.
     """
     file = path.with_name(path.name + ".hea")
     refuse_outside(path.parent, file.name)
@@ -125,8 +125,9 @@ def _record_line(fields: list[str]) -> tuple[float, int | None, int]:
         samples = _whole(fields[3]) if len(fields) > 3 else None
     except (IndexError, ValueError):
         raise RecordRefused(f"the header's first line is unreadable: {quoted(' '.join(fields), 80)}") from None
-    if not (math.isfinite(fs) and 0 < fs <= MAX_FS_HZ):
-        raise RecordRefused(f"the sampling rate must lie above 0 and up to {MAX_FS_HZ:g} Hz, the header says {fs:g}")
+    low, high = FS_RANGE_HZ
+    if not low <= fs <= high:
+        raise RecordRefused(f"the sampling rate must lie from {low:g} to {high:g} Hz, the header says {fs:g}")
     if samples is not None and samples < 1:
         raise RecordRefused(f"the record is empty: the header says {samples} samples")
     return fs, samples, count

@@ -184,7 +184,7 @@ def build_shard(job: _Job, seen: Callable[[int, bool], None] = lambda size, refu
     refused: list[tuple[str, str]] = []
     for reference in job.references:
         try:
-            records.append(prepare(_read(job.database, reference), job.target))
+            records.append(_read(job.database, reference, job.target))
             seen(records[-1].signal.nbytes, False)
         except RecordRefused as reason:
             refused.append((reference.record, " ".join(str(reason).split())))
@@ -197,10 +197,12 @@ def build_shard(job: _Job, seen: Callable[[int, bool], None] = lambda size, refu
     return len(records), sum(record.signal.nbytes for record in records), len(refused)
 
 
-def _read(database: Database, reference: Reference) -> Record:
-    """The record; whatever a reader trips over in a broken file is that record's reason, not the end of the run."""
+def _read(database: Database, reference: Reference, target: Target | None = None) -> Record:
+    """The record, prepared for ``target`` where that is given; whatever this trips over in a broken file is that
+    record's reason, not the end of the run."""
     try:
-        return database.read(reference)
+        record = database.read(reference)
+        return record if target is None else prepare(record, target)
     except (RecordRefused, MemoryError):
         raise
     except Exception as error:

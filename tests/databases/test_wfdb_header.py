@@ -71,6 +71,7 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
         ("r/3 1 250 100\nr_1 50\n", "multi-segment"),
         ("r 1 0 100\nr.dat 16\n", "sampling rate"),
         ("r 1 -250 100\nr.dat 16\n", "sampling rate"),
+        ("r 1 0.5 100\nr.dat 16\n", "sampling rate must lie from 1 to 1e\\+06 Hz, the header says 0.5"),
         ("r 1 nan 100\nr.dat 16\n", "sampling rate"),
         ("r 1 1e400 100\nr.dat 16\n", "sampling rate"),
         ("r 1 250 0\nr.dat 16\n", "empty"),

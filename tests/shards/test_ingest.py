@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import fcntl
 import hashlib
 import math
@@ -281,6 +282,17 @@ def test_broken_records_stay_out_with_one_reason_each(random_records, tmp_path):
         ["z2", "2 leads, the set has 1"],
         ["z3", "unreadable (ValueError: a reader tripped)"],
     ]
+
+
+def test_what_preparing_a_record_trips_over_is_its_own_reason(random_records, tmp_path):
+    records = {record.id: record for record in random_records.random_records(patients=3, records=1)}
+    odd = random_records.random_record(np.random.default_rng(0), record="z0", patient="z0", fs=9999.0)
+    records["z0"] = dataclasses.replace(odd, fs=0.00001)
+    records["z1"] = dataclasses.replace(odd, id="z1", beats=None)
+    manifest = in_memory(records, tmp_path / "out", tmp_path, fs=250.0)
+    assert (manifest.records, manifest.refused) == (3, 2)
+    rows = dict(csv.reader((tmp_path / "out" / "refused.csv").open()))
+    assert "cannot be brought to 250 Hz" in rows["z0"] and "unreadable (TypeError" in rows["z1"]
 
 
 def test_two_records_of_one_name_are_refused_before_anything_is_written(tmp_path):
