@@ -18,7 +18,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ NOT_OF_A_SWEEP = ("lock", "study.db", "study.log")
 
 @contextlib.contextmanager
 def open_sweep(
-    out: Path, config: SweepConfig, manifest_hashes: Sequence[str], *, resume: bool
+    out: Path, config: SweepConfig, manifest_hashes: Mapping[str, Sequence[str]], *, resume: bool
 ) -> Iterator[tuple[SweepFolder, str, Callable[[], None]]]:
     """The folder ``out``, locked while in use; the name of its study; and what writes down that the sweep begins, by
     which the folder becomes one.
@@ -102,16 +102,16 @@ def open_sweep(
         values = {
             "study": study,
             "config": to_dict(config),
-            "manifest_hashes": list(manifest_hashes),
+            "manifest_hashes": manifest_hashes,
             "starts": [*stored.get("starts", []), start],
         }
         yield sweep, study, lambda: write_json_atomically(sweep.config, values | describe_environment())
 
 
-def _refuse_other(sweep: SweepFolder, config: SweepConfig, stored_hashes: Any, hashes: Sequence[str]) -> None:
+def _refuse_other(sweep: SweepFolder, config: SweepConfig, stored_hashes: Any, hashes: Any) -> None:
     stored = read_sweep_config(sweep)
     found = differing(stored, config, MAY_CHANGE)
-    if stored_hashes != list(hashes):
+    if stored_hashes != hashes:
         found.append("the content of the shard sets")
     if found:
         raise EcgrayError(

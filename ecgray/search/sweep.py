@@ -149,7 +149,7 @@ def sweep(
 
             concurrent, reserved, devices = (resources or Resources()).of(ray.cluster_resources())
             begin()
-            setting = TrialSetting(sweep=folder, config=config, hashes=hashes, devices=devices)
+            setting = TrialSetting(sweep=folder, config=config, hashes=hashes["pretrain"], devices=devices)
             with tqdm(total=config.search.trials, unit="trial", disable=None) as bar:
 
                 def finished(trial: FrozenTrial) -> None:
@@ -174,8 +174,8 @@ def sweep(
         return folder.path
 
 
-def _resolved(config: SweepConfig) -> tuple[SweepConfig, list[str]]:
-    """With absolute paths and the number of steps; and the hashes of the pretraining data's manifests."""
+def _resolved(config: SweepConfig) -> tuple[SweepConfig, dict[str, list[str]]]:
+    """With absolute paths and the number of steps; and the hashes of the manifests of its data, by what it is for."""
 
     def absolute(path: str) -> str:
         return resolve(path) if path not in ("", "none") else path
@@ -188,13 +188,16 @@ def _resolved(config: SweepConfig) -> tuple[SweepConfig, list[str]]:
     pretrain = replace(pretrain, data=replace(pretrain.data, shards=shards), training=training)
     labelled = absolute(finetune.data.shards)
     test = None if finetune.data.test_shards is None else absolute(finetune.data.test_shards)
-    for path in (labelled, *([test] if test not in (None, "none") else [])):
-        open_labelled(str(path))
+    places = [labelled, *([test] if test not in (None, "none") else [])]
+    hashes = {
+        "pretrain": [manifest.hash for manifest in archive.manifests],
+        "finetune": [manifest.hash for path in places for manifest in open_labelled(str(path)).archive.manifests],
+    }
     data = replace(finetune.data, shards=labelled, test_shards=test)
     config = replace(config, pretrain=pretrain, finetune=replace(finetune, data=data))
     # Made here for what they refuse, instead of in a trial that has pretrained for hours.
     _ = config.rungs, config.probing(pretrain, ""), config.finetuning("")
-    return config, [manifest.hash for manifest in archive.manifests]
+    return config, hashes
 
 
 def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved: dict[str, float]) -> None:

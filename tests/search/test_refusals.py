@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
+from ecgray.config import with_values
+from ecgray.databases import DATABASES
+from ecgray.databases.synthesise import write_labelled
 from ecgray.errors import EcgrayError
 from ecgray.recipes import SPACES
-from ecgray.search.sweep import Resources, sweep
+from ecgray.search.folder import open_sweep
+from ecgray.search.sweep import Resources, _resolved, sweep
+from ecgray.shards.ingest import ingest
 
 SPACE = SPACES["weimann2021_pretraining"]
 
@@ -46,3 +51,28 @@ def test_a_sweep_goes_on_in_its_own_storage_alone(two_cpus: None, make_sweep: An
         sweep(space, config, out, resume=True)
     assert (out / "trials.json").read_bytes() == before
     assert sweep(space, config, out, storage="journal", resume=True) == out
+
+
+def test_a_sweep_goes_on_with_its_own_records_alone(make_sweep: Any, tmp_path: Path) -> None:
+    """Wherever they lie; trials that learned from others could not be ranked beside the old ones."""
+    sets = {}
+    for name, seed in (("own", 0), ("moved", 0), ("other", 1)):
+        sets[name] = tmp_path / name / "shards"
+        write_labelled(tmp_path / name / "files", records=40, seed=seed)
+        ingest(DATABASES["synthetic"](), tmp_path / name / "files", sets[name], workers=0, progress=False)
+
+    def opened(field: str, name: str, *, resume: bool) -> Any:
+        config = with_values(make_sweep(), {f"finetune.data.{field}": str(sets[name])})
+        return open_sweep(tmp_path / field, *_resolved(config), resume=resume)
+
+    for field in ("shards", "test_shards"):
+        with opened(field, "own", resume=False) as (_, _, begin):
+            begin()
+    with opened("shards", "moved", resume=True):
+        pass
+    with pytest.raises(EcgrayError, match="got others of: the content"), opened("shards", "other", resume=True):
+        pass
+    sets["own"].rename(tmp_path / "kept")
+    sets["other"].rename(sets["own"])
+    with pytest.raises(EcgrayError, match="got others of: the content"), opened("test_shards", "own", resume=True):
+        pass
