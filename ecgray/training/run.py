@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -304,7 +305,7 @@ def _environment(
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, git commit of the code (None outside a checkout) and host of this process."""
+    """Versions, git commit of the code (None outside a checkout), host and command of this process."""
     versions = {"python": platform.python_version(), "ecgray": __version__}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -315,8 +316,13 @@ def describe_environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "command": sys.argv,
+        "command": [_without_credentials(word) for word in sys.argv],
     }
+
+
+def _without_credentials(word: str) -> str:
+    """A word of the command, of a URL that names a user or has a query no more than its kind."""
+    return re.sub(r"(?<=://).*[@?].*", "***", word)
 
 
 def _git_commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ecgray.config import with_values
 from ecgray.databases import DATABASES
 from ecgray.databases.synthesise import write_labelled
 from ecgray.errors import EcgrayError
+from ecgray.finetuning.protocol import finetune
 from ecgray.recipes import SPACES
 from ecgray.search.folder import open_sweep
 from ecgray.search.sweep import Resources, _resolved, sweep
@@ -76,3 +78,14 @@ def test_a_sweep_goes_on_with_its_own_records_alone(make_sweep: Any, tmp_path: P
     sets["other"].rename(sets["own"])
     with pytest.raises(EcgrayError, match="got others of: the content"), opened("test_shards", "own", resume=True):
         pass
+
+
+def test_the_folder_of_a_sweep_holds_no_password(make_sweep: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["ecgray", "--storage", "postgresql://user:hunter2@db.example/studies"])
+    with open_sweep(tmp_path / "sweep", make_sweep(), {}, resume=False) as (folder, _, begin):
+        begin()
+        config = replace(make_sweep().finetune, protocol=replace(make_sweep().finetune.protocol, seeds=1, epochs=1))
+        finetune(config, folder.final / "none")
+    written = [path.read_bytes() for path in (tmp_path / "sweep").rglob("*") if path.is_file()]
+    assert sum(b"postgresql" in content for content in written) == 2
+    assert not any(b"hunter2" in content for content in written)

@@ -129,3 +129,20 @@ def test_best_leads_to_a_checkpoint(tmp_path: Path) -> None:
         assert run.best.resolve() == run.checkpoints / f"step-{step:06d}"
     run.point_best(None)
     assert not run.best.exists()
+
+
+def test_no_password_is_written_with_the_command(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = [
+        "--storage=postgresql+psycopg://user:hunter2@db.example:5432/studies",
+        "postgresql://user:hunter2?@hunter2/@db.example/studies",
+        "postgresql://db.example/studies?user=user&password=@hunter2",
+        "https://hunter2@mlflow.example",
+    ]
+    others = ["s3://bucket/run", "me@home?", "sqlite:///study.db"]
+    monkeypatch.setattr(sys, "argv", ["ecgray", *urls, *others])
+    written = opened(tmp_path / "run", make_config()).environment.read_text()
+    assert "hunter2" not in written
+    kinds = ["--storage=postgresql+psycopg", "postgresql", "postgresql", "https"]
+    assert json.loads(written)["command"] == ["ecgray", *(f"{kind}://***" for kind in kinds), *others]
