@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import optuna
@@ -21,11 +23,16 @@ from ecgray.search.folder import SweepFolder
 from ecgray.search.space import Space
 from ecgray.search.trial import ERROR
 
+P = ParamSpec("P")
+T = TypeVar("T")
 OBJECTIVES = {"score": ["score"], "score_and_cost": ["score", "cost"]}
 DIRECTIONS = {"score": "max", "cost": "min"}
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 HISTORY = "probes"
 """User attribute of a trial: {steps: probe}. Optuna's own intermediate values are for one objective only."""
+
+LOCKED_S = 60.0
+"""How long the study waits for another process that holds its SQLite file, as one that copies it does."""
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
@@ -41,14 +48,46 @@ def open_storage(storage: str, sweep: Path) -> optuna.storages.BaseStorage:
 
         return optuna.storages.JournalStorage(JournalFileBackend(str(sweep / "study.log")))
     url = f"sqlite:///{sweep / 'study.db'}" if storage == "sqlite" else storage
+    # A database that was away for a moment, between two calls, is connected to anew.
+    options = {"connect_args": {"timeout": LOCKED_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return optuna.storages.get_storage(url)
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
     except (Exception, SystemExit) as error:
         kind = url.partition("://")[0]
         raise EcgrayError(
             f"The storage must be sqlite, journal or the URL of a database that can be reached, got one of {kind}:// "
             f"({type(error).__name__}); look at the URL, and install the database's driver (psycopg for PostgreSQL)."
         ) from None
+
+
+@contextlib.contextmanager
+def stored() -> Iterator[None]:
+    """Turns what the storage of a study refuses into an EcgrayError that says how to go on."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise EcgrayError(
+            f"The storage of the study must be readable and writable while the sweep runs, got: {reason}; mend it or "
+            "end what holds it, then --resume."
+        ) from error
+
+
+def _told(method: Callable[Concatenate[StudySearch, P], T]) -> Callable[Concatenate[StudySearch, P], T]:
+    """A call that the first ``failure`` ends, and all after it."""
+
+    @functools.wraps(method)
+    def call(self: StudySearch, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.failure is not None:
+            raise self.failure
+        try:
+            with stored():
+                return method(self, *args, **kwargs)
+        except (EcgrayError, OSError) as error:
+            self.failure = error
+            raise
+
+    return call
 
 
 class StudySearch(OptunaSearch):
@@ -58,6 +97,9 @@ class StudySearch(OptunaSearch):
     values depend on the seed, its number and the trials before it alone, so that a sweep that was killed goes on as it
     would have; where it was killed amid the proposal of a trial, what was not proposed yet is drawn anew. A trial that
     Tune stopped becomes PRUNED, one that reported a failure or died FAIL.
+
+    failure: what first kept the study from being told (EcgrayError of its storage, OSError of the disk). Tune wraps it,
+    or takes it for a trial's own, so that every later call raises it again.
     """
 
     def __init__(
@@ -70,6 +112,7 @@ class StudySearch(OptunaSearch):
         finished: Callable[[FrozenTrial], None],
     ) -> None:
         self._search, self._sweep, self._finished = search, sweep, finished
+        self.failure: EcgrayError | OSError | None = None
         self._objectives = OBJECTIVES[search.objective]
         modes = [DIRECTIONS[name] for name in self._objectives]
         several = len(modes) > 1
@@ -101,6 +144,7 @@ class StudySearch(OptunaSearch):
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).touch()
 
+    @_told
     def suggest(self, trial_id: str) -> dict[str, Any]:
         if trial_id not in self._ot_trials:
             self._ot_trials[trial_id] = self._next()
@@ -116,6 +160,7 @@ class StudySearch(OptunaSearch):
         )
         return optuna.Trial(self.study, begun._trial_id) if begun else self.study.ask()
 
+    @_told
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "probe" not in result:
             return
@@ -127,6 +172,7 @@ class StudySearch(OptunaSearch):
             trial.report(probe, steps)
         trial.set_user_attr(HISTORY, {**seen, str(steps): probe})
 
+    @_told
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial, result = self._ot_trials[trial_id], result or {}
         if trial_id in self._completed_trials:
@@ -144,6 +190,7 @@ class StudySearch(OptunaSearch):
         self.dump()
         self._finished(self.study.trials[trial.number])
 
+    @_told
     def dump(self) -> None:
         """Write trials.json."""
         write_json_atomically(self._sweep.trials, [_as_json(trial, self._sweep) for trial in self.study.trials])

@@ -135,7 +135,7 @@ def sweep(
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     with open_sweep(Path(out), config, hashes, resume=resume) as (folder, study_name, begin):
         from ecgray.search.mlflow_runs import MlflowRuns
-        from ecgray.search.study import FINISHED, OBJECTIVES, StudySearch, open_storage
+        from ecgray.search.study import FINISHED, OBJECTIVES, StudySearch, open_storage, stored
 
         opened = open_storage(storage, folder.path)
         if folder.trials.is_file() and study_name not in optuna.study.get_all_study_names(opened):
@@ -144,7 +144,7 @@ def sweep(
                 f"{study_name}; give the old --storage."
             )
         shown = MlflowRuns(mlflow, study_name, OBJECTIVES[config.search.objective]) if mlflow else None
-        with connected():
+        with stored(), connected():
             import ray
 
             concurrent, reserved, devices = (resources or Resources()).of(ray.cluster_resources())
@@ -224,8 +224,13 @@ def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved
         ),
     )
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses the loggers' files
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)  # the study tells what failed
     try:
         tuner.fit()
+    except tune.TuneError:
+        if searcher.failure is None:
+            raise
+        raise searcher.failure from None
     finally:
         shutil.rmtree(setting.sweep.path / "tune", ignore_errors=True)
         searcher.dump()

@@ -84,8 +84,8 @@ def test_the_folder_of_a_sweep_holds_no_password(make_sweep: Any, tmp_path: Path
     monkeypatch.setattr(sys, "argv", ["ecgray", "--storage", "postgresql://user:hunter2@db.example/studies"])
     with open_sweep(tmp_path / "sweep", make_sweep(), {}, resume=False) as (folder, _, begin):
         begin()
-        config = replace(make_sweep().finetune, protocol=replace(make_sweep().finetune.protocol, seeds=1, epochs=1))
-        finetune(config, folder.final / "none")
+        config = make_sweep().of_trial({"finetune.protocol.seeds": 1, "finetune.protocol.epochs": 1})
+        finetune(config.finetune, folder.final / "none")
     written = [path.read_bytes() for path in (tmp_path / "sweep").rglob("*") if path.is_file()]
     assert sum(b"postgresql" in content for content in written) == 2
     assert not any(b"hunter2" in content for content in written)

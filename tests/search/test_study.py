@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +23,7 @@ from ecgray.recipes import SPACES
 from ecgray.search.config import SearchConfig, SweepConfig
 from ecgray.search.folder import SweepFolder
 from ecgray.search.space import Space
-from ecgray.search.study import StudySearch, open_storage
+from ecgray.search.study import StudySearch, open_storage, stored
 from ecgray.search.sweep import Resources, _halving
 
 SPACE = SPACES["weimann2021_pretraining"]
@@ -177,3 +182,52 @@ def test_a_trial_that_does_not_fit() -> None:
         Resources(workers=3).of({"CPU": 2.0})
     with pytest.raises(EcgrayError, match="at least one"):
         Resources(concurrent=0)
+
+
+HOLD = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def held(database: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds an SQLite file until it is told a line."""
+    command = [sys.executable, "-c", HOLD, str(database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        yield other
+
+
+def test_another_process_that_holds_the_database_is_waited_for(tmp_path: Path) -> None:
+    search = open_search(tmp_path)
+    search.suggest("t0")
+    with held(tmp_path / "study.db") as other:
+        assert other.stdin is not None
+        freed = threading.Timer(7.0, lambda: other.communicate("\n"))  # SQLite itself would give up after five
+        freed.start()
+        finish(search, "t0", 0.5)
+        freed.join()
+    assert search.study.trials[0].state == TrialState.COMPLETE
+
+
+def test_one_that_holds_it_for_ever_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecgray.search.study.LOCKED_S", 0.1)
+    search = open_search(tmp_path)
+    search.suggest("t0")
+    with held(tmp_path / "study.db") as other:
+        for call in (lambda: finish(search, "t0", 0.5), lambda: search.suggest("t1"), search.dump):
+            with pytest.raises(EcgrayError, match=r"database is locked; mend it .* --resume") as refused:
+                call()
+            assert refused.value is search.failure
+        with pytest.raises(EcgrayError, match="--resume"), stored():
+            search.study.get_trials()
+        other.communicate("\n")
+    again = open_search(tmp_path)
+    assert again.suggest("t0")["number"] == 0
+    finish(again, "t0", 0.5)
+    assert again.study.trials[0].state == TrialState.COMPLETE

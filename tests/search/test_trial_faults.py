@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +17,7 @@ import pytest
 from optuna.trial import BaseTrial
 
 from ecgray.cli import main
+from ecgray.errors import EcgrayError
 from ecgray.recipes import SPACES
 from ecgray.report.read_sweep import read_sweep
 from ecgray.search.sweep import Resources, sweep
@@ -96,3 +99,30 @@ def test_a_trial_whose_process_is_killed(two_cpus: None, make_sweep: Any, tmp_pa
     assert all(folder is not None and folder.name == "step-000008" for folder in weights)
     mine, theirs = ((folder / "model.safetensors").read_bytes() for folder in weights if folder is not None)
     assert mine == theirs
+
+
+def test_a_study_that_can_no_longer_be_told_ends_the_sweep_in_one_line(
+    two_cpus: None, make_sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another process holds the database from the first trial on; later, the sweep goes on with that trial."""
+    monkeypatch.setattr("ecgray.search.study.LOCKED_S", 0.5)
+    out, space, config = tmp_path / "sweep", space_of({}, {RATE: 2e-3}), make_sweep(trials=2, early_stopping=False)
+    hold = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], timeout=60); d.execute('BEGIN EXCLUSIVE'); input()"
+    holding: list[subprocess.Popen[bytes]] = []
+
+    def take() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (out / "trials/trial-0000/lock").is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        holding.append(subprocess.Popen([sys.executable, "-c", hold, str(out / "study.db")], stdin=subprocess.PIPE))
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    with pytest.raises(EcgrayError, match=r"database is locked; .* --resume"):
+        sweep(space, config, out, resources=Resources(concurrent=1))
+    taker.join()
+    for process in holding:
+        process.communicate(b"\n")
+    assert "Traceback" not in capfd.readouterr().err
+    sweep(space, config, out, resources=Resources(concurrent=1), resume=True)
+    assert [row["state"] for row in rows_of(out)] == ["COMPLETE", "COMPLETE"]
