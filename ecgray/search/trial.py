@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensorboardX import SummaryWriter
 
 from ecgray.config import config_hash
 from ecgray.errors import EcgrayError
@@ -27,6 +26,7 @@ from ecgray.search.config import SweepConfig
 from ecgray.search.folder import SweepFolder
 from ecgray.search.shared import Devices, SharedPretraining, seeds_side_by_side, validation_score
 from ecgray.shards.manifest import write_atomically
+from ecgray.training.events import Events
 from ecgray.training.model_folder import read_json
 from ecgray.training.run import HANDOVER_S, locked
 
@@ -52,10 +52,10 @@ def run_trial(asked: dict[str, Any], setting: TrialSetting) -> None:
     # The actor of a driver that was killed lives on for seconds: two must never write.
     with locked(folder / "lock", HANDOVER_S):
         try:
+            events = Events(folder / "events")
             for result in _results(asked["number"], asked["params"], setting):
-                with SummaryWriter(str(folder / "events")) as events:
-                    for name in {"probe", "score"} & result.keys():
-                        events.add_scalar(f"trial/{name}", result[name], result.get("steps", setting.config.steps))
+                shown = {f"trial/{name}": result[name] for name in ("probe", "score") if name in result}
+                events.add(shown, result.get("steps", setting.config.steps))
                 tune.report(result)
         except Exception as error:
             text = str(error) if isinstance(error, EcgrayError) else traceback.format_exc()

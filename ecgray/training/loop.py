@@ -377,7 +377,6 @@ class Training:
 
     def _publish_progress(self) -> None:
         if self._watch is not None:
-            self._watch.flush()
             self._run.publish_progress()
 
     def _place_of(self, step: int) -> Path | str:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from ecgray.training.events import Events
 from ecgray.training.run import RunFolder
 
 
@@ -18,7 +18,7 @@ class Watch:
     def __init__(self, run: RunFolder, step: int, last_step: int, *, show_progress: bool) -> None:
         run.rewind_metrics(step)
         self._run = run
-        self._events = SummaryWriter(str(run.path / "events"), purge_step=step or None, flush_secs=30)
+        self._events = Events(run.path / "events", step + 1 if step else 0)  # those steps are done again
         self._bar = progress_bar(step, last_step) if show_progress else None
 
     def stepped(self) -> None:
@@ -27,20 +27,18 @@ class Watch:
             self._bar.update()
 
     def add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Keep ``values`` (JSON) under a kind ("labels", "train", "validation") and show the numbers among them."""
+        """Keep ``values`` (JSON) under a kind ("labels", "train", "validation") and show the numbers among them.
+
+        Raises EcgrayError or OSError when the disk refuses.
+        """
         self._run.add_metrics({"kind": kind, "step": step, **values})
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+        if numbers:
+            self._events.add(numbers, step)
         if self._bar is not None:
             show_metrics(self._bar, kind, step, values)
 
-    def flush(self) -> None:
-        """Let the files hold all that was added."""
-        self._events.flush()
-
     def close(self) -> None:
-        self._events.close()
         if self._bar is not None:
             self._bar.close()
 

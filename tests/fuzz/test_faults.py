@@ -198,6 +198,27 @@ def test_a_disk_that_fills_during_a_checkpoint(
     same_end(out, untroubled)
 
 
+def test_a_disk_that_takes_no_more_events(disk: Callable[[str], Path], inputs: Path, tmp_path: Path) -> None:
+    """The metrics still have room, on another disk."""
+    out, metrics = disk("1m") / "run", tmp_path / "metrics.jsonl"
+    trouble = f"""
+os.unlink(job['out'] + '/metrics.jsonl')
+os.symlink({str(metrics)!r}, job['out'] + '/metrics.jsonl')
+with open(job['out'] + '/../fill', 'wb', buffering=0) as file:
+    try:
+        while True: file.write(bytes(4096))
+    except OSError:
+        pass
+"""
+    job = training(inputs, out, at="step", call=5, trouble=trouble, flag=str(tmp_path / "flag"))
+    job["config"]["training"] |= {"steps": 200, "checkpoint_every": 1000, "validate_every": 1000}
+    refused(run(job), "No space left on device", "--resume")
+    assert 0 < len(metrics.read_text().splitlines()) < 150
+    (out.parent / "fill").unlink()
+    assert run(job) == (0, "")
+    assert RunFolder(out).read_metrics()[-1]["step"] == 200
+
+
 def test_a_disk_that_fills_during_a_report(disk: Callable[[str], Path], inputs: Path) -> None:
     out = disk("100k") / "report"
     job = {"words": ["report", str(inputs / "finetuning"), "--out", str(out)]}
