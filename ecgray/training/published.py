@@ -29,6 +29,7 @@ from ecgray.training.checkpoint import (
     step_folder,
 )
 from ecgray.training.distributed import Distributed
+from ecgray.training.model_folder import read_json
 from ecgray.training.run import RunFolder
 
 log = logging.getLogger(__name__)
@@ -109,17 +110,20 @@ def newest_published(url: str) -> int | None:
 def fetch_checkpoint(url: str, step: int, folder: Path) -> Path:
     """The published checkpoint of ``step`` in the local ``folder`` of checkpoints, every file of it checked.
 
-    Raises EcgrayError when it is not what was published.
+    What lies there already may be this machine's own of that step, which it never published, or of another run that
+    had this URL: only the files that are published stay. Raises EcgrayError when they are not whole.
     """
     target = step_folder(folder, step)
-    if target.is_dir() and fault_of(target) is None:
-        return target
     there = join(url, FOLDER, target.name)
     pull(there, target, lambda name: True)
     fault = fault_of(target)
     if fault is not None:
         shutil.rmtree(target)
         raise EcgrayError(f"A checkpoint must be whole, got {there}, where {fault}; remove it and --resume.")
+    published = {COMPLETE, *read_json(target / COMPLETE)["files"]}
+    for file in target.glob("[!.]*"):
+        if file.name not in published:
+            file.unlink(missing_ok=True)  # the other ranks of this machine do the same
     return target
 
 

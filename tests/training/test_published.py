@@ -25,9 +25,12 @@ import ecgray
 from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
 from ecgray.shards.storage import join, list_files, read_bytes, size_of, upload, write_bytes
+from ecgray.training.checkpoint import LoopState, save_rank, write_checkpoint, write_loop_state
 from ecgray.training.config import PretrainConfig
+from ecgray.training.distributed import Distributed
 from ecgray.training.loaded import model_folder
 from ecgray.training.pretraining import pretrain
+from ecgray.training.published import fetch_checkpoint
 
 MakeConfig = Callable[..., PretrainConfig]
 
@@ -175,6 +178,36 @@ def test_each_rank_publishes_from_its_own_node(at_url: PretrainConfig, bucket: s
     assert names == list(list_files(join(killed, "checkpoints")))
     for name in names:
         assert read_bytes(join(never, "checkpoints", name)) == read_bytes(join(killed, "checkpoints", name)), name
+
+
+def test_a_checkpoint_of_this_machine_alone_is_not_taken_for_the_published_one(bucket: str, tmp_path: Path) -> None:
+    """Left by a worker that died before its marker was published, or by another run at this URL."""
+
+    def write(root: Path, seed: int, ranks: int) -> Path:
+        torch.manual_seed(seed)
+        network = torch.nn.BatchNorm1d(4)
+
+        def own(folder: Path) -> None:
+            for rank in range(ranks):
+                save_rank(folder, rank, network)
+
+        return write_checkpoint(
+            root,
+            6,
+            Distributed(),
+            shared=lambda folder: write_loop_state(folder, LoopState(step=6)),
+            own=own,
+        )
+
+    theirs, ours = write(tmp_path / "elsewhere", 1, ranks=1), write(tmp_path / "here", 2, ranks=2)
+    files = sorted(file.name for file in theirs.iterdir())
+    for name in files:
+        upload(theirs / name, join(bucket, "run", "checkpoints", theirs.name, name))
+    for _ in range(2):
+        assert fetch_checkpoint(join(bucket, "run"), 6, tmp_path / "here") == ours
+        assert sorted(file.name for file in ours.glob("[!.]*")) == files
+        for name in files:
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
 
 
 @contextmanager
