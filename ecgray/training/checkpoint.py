@@ -132,6 +132,13 @@ def fault_of(folder: Path, *, hashes: bool = True) -> str | None:
     return None
 
 
+def unmark_newer(root: Path, step: int) -> None:
+    """Let no checkpoint after ``step`` count: torn ones would, among the newest, push out those that come next."""
+    for later, folder in _steps(root):
+        if later > step:
+            (folder / COMPLETE).unlink(missing_ok=True)
+
+
 def prune_checkpoints(root: Path, keep: int, best_step: int | None) -> None:
     """Remove all whole checkpoints but the ``keep`` newest and the best, and what earlier processes left unfinished."""
     whole = [(step, folder) for step, folder in _steps(root) if (folder / COMPLETE).is_file()]

@@ -37,6 +37,7 @@ from ecgray.training.checkpoint import (
     save_optimiser,
     save_rank,
     step_folder,
+    unmark_newer,
     write_checkpoint,
     write_loop_state,
 )
@@ -59,6 +60,7 @@ from ecgray.training.published import (
     newest_published,
     prune_published,
     publish_checkpoint,
+    unmark_newer_published,
 )
 from ecgray.training.run import RunFolder, run_hash
 from ecgray.training.standardise import Standardise, standardisation_of
@@ -169,6 +171,9 @@ class Training:
                 log.info("Going on from %s.", self._place_of(chosen))
         if self._distributed.first:
             self._run.point_best(self.state.best_step)
+            unmark_newer(root, chosen)
+            if url is not None:
+                unmark_newer_published(url, chosen)
 
     def go(self) -> None:
         """Train to the last step.

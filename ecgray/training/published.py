@@ -161,6 +161,13 @@ def fetched_run(place: str | Path) -> Path:
     return copy
 
 
+def unmark_newer_published(url: str, step: int) -> None:
+    """``unmark_newer`` for what is published."""
+    for later, files in _published(url):
+        if later > step and COMPLETE in files:
+            remove(join(url, FOLDER, _name(later), COMPLETE))
+
+
 def prune_published(url: str, keep: int, best_step: int | None) -> None:
     """``prune_checkpoints`` for what is published."""
     found = _published(url)

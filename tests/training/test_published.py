@@ -29,8 +29,10 @@ from ecgray.training.checkpoint import LoopState, save_rank, write_checkpoint, w
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed
 from ecgray.training.loaded import model_folder
+from ecgray.training.loop import Training
 from ecgray.training.pretraining import pretrain
 from ecgray.training.published import fetch_checkpoint
+from ecgray.training.stopping import RunStopped
 
 MakeConfig = Callable[..., PretrainConfig]
 
@@ -208,6 +210,34 @@ def test_a_checkpoint_of_this_machine_alone_is_not_taken_for_the_published_one(b
         assert sorted(file.name for file in ours.glob("[!.]*")) == files
         for name in files:
             assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("at", ["folder", "url"])
+def test_torn_checkpoints_do_not_push_out_those_after_a_resume(
+    at: str, make_config: MakeConfig, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(width=2, validate_every=100, keep_checkpoints=3)
+    place = str(tmp_path / "run") if at == "folder" else f"{bucket}/runs/torn"
+    pretrain(config, place, show_progress=False)
+    for step in (9, 12):
+        name = f"checkpoints/step-{step:06d}/optimiser.safetensors"
+        Path(place, name).write_bytes(b"torn") if at == "folder" else write_bytes(join(place, name), b"torn")
+
+    def stopping(self: Training, batch: Any) -> Any:
+        self._stop.signal_name = "SIGTERM"
+        return plain(self, batch)
+
+    plain = Training._step
+    config = replace(config, training=replace(config.training, keep_checkpoints=1))
+    monkeypatch.setattr("ecgray.training.run.MAY_CHANGE", ("training.keep_checkpoints",))
+    monkeypatch.setattr(Training, "_step", stopping)
+    with pytest.raises(RunStopped, match="after step 7 of 12"):
+        pretrain(config, place, resume=True, show_progress=False)
+    names = [str(f.relative_to(place)) for f in Path(place).rglob("*")] if at == "folder" else list_files(place)
+    whole = {name.split("/")[1] for name in names if name.endswith("/complete")}
+    assert whole == {"step-000007"}
+    monkeypatch.setattr(Training, "_step", plain)
+    pretrain(config, place, resume=True, show_progress=False)
 
 
 @contextmanager
