@@ -8,8 +8,12 @@ while true; do
     # 404 as long as there is no notice
     if notice=$(curl -sf -m 2 -H "X-aws-ec2-metadata-token: $key" "$metadata/meta-data/spot/instance-action"); then
         echo "notice: $notice"
-        ray drain-node --address "$head" \
-            --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "$notice" --deadline-remaining-seconds 110
+        gone=$((SECONDS + 110))
+        # The head may be busy, or away for a moment: said until it is heard, or the machine is gone.
+        until ray drain-node --address "$head" --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "$notice" \
+            --deadline-remaining-seconds "$((gone > SECONDS ? gone - SECONDS : 1))"; do
+            sleep "$every"
+        done
         exit 0
     fi
     sleep "$every"
