@@ -117,13 +117,17 @@ class Cluster:
             assert one.keys() == two.keys()
             assert all(one[key].equal(two[key]) for key in one), file
 
+    def trained(self, run: RunFolder) -> Any:
+        """What the run's workers began to train on, in any order: rows of (start, step, workers, record, start)."""
+        files = sorted(Path(f"{run.path}.frames").iterdir())
+        return np.concatenate([np.loadtxt(file, delimiter=",", ndmin=2) for file in files])
+
     def assert_frames(self, run: RunFolder) -> list[int]:
         """Every step of the run's history was trained on the plan's frames, each once; returns the workers by step.
 
         A step that was done again after a loss counts as it was done last.
         """
-        files = sorted(Path(f"{run.path}.frames").iterdir())
-        rows = np.concatenate([np.loadtxt(file, delimiter=",", ndmin=2) for file in files])
+        rows = self.trained(run)
         archive = open_archive(self.config.data.shards)
         plan = make_plan(archive, self.config.sampling, self.config.task, self.config.training.batch_size)
         workers = []
