@@ -180,6 +180,33 @@ def test_parts_are_exchanged_by_name(shards: Path, tmp_path: Path, capsys: pytes
     assert "--objective.gamma" in refused(capsys, *words, "--objective.gamma", 2), "a field of another objective"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--data.seconds inf",
+        "--data.seconds 1e15",
+        "--data.fs inf",
+        "--data.fs 0.0001 --data.seconds 600000000",
+        "--protocol.first-seed 99999999999999999999",
+        "--protocol.split-seed 4294967296",
+        "--optimiser.learning-rate inf",
+        "--optimiser.eps inf",
+        "--optimiser.weight-decay inf",
+        "--optimiser.clip-norm inf",
+        "--objective focal --objective.gamma inf",
+    ],
+)
+def test_numbers_beyond_use(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finetune = ["finetune", "weimann2021_cinc2017", "--data", tmp_path, "--out", tmp_path / "run"]
+    field = words.split()[0 if "focal" not in words else 2].removeprefix("--").replace("-", "_")
+    assert f"{field} must be" in refused(capsys, *finetune, *words.split())
+
+
+def test_a_seed_beyond_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain = ["pretrain", "weimann2021_beat", "--data", tmp_path, "--out", tmp_path / "run"]
+    assert "training.seed must be" in refused(capsys, *pretrain, "--training.seed", 2**64)
+
+
 def test_a_batch_too_small_for_batch_normalisation(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from ecgray.errors import EcgrayError
 from ecgray.models import MODELS
 from ecgray.models.base import Model
 from ecgray.training.config import OptimiserConfig
+from ecgray.training.model_folder import MAX_SAMPLES
 from ecgray.training.objectives import CrossEntropy, Objective
 
 
@@ -33,7 +34,9 @@ class FinetuneDataConfig:
     """Use only so many of the labelled records, stratified (a reduced budget)."""
 
     def __post_init__(self) -> None:
-        _need(self.fs > 0 and self.seconds > 0, "data.fs and data.seconds", "above 0", (self.fs, self.seconds))
+        _need(1 <= self.fs <= 100_000, "data.fs", "between 1 and 100,000 Hz", self.fs)
+        most = MAX_SAMPLES / self.fs
+        _need(0 < self.seconds <= most, "data.seconds", f"above 0 and at most {most:g} at {self.fs:g} Hz", self.seconds)
         _need(0 < self.train_fraction < 1, "data.train_fraction", "between 0 and 1", self.train_fraction)
         _need(self.records is None or self.records > 1, "data.records", "above 1 or left out", self.records)
 
@@ -64,8 +67,8 @@ class ProtocolConfig:
     def __post_init__(self) -> None:
         for name in ("seeds", "epochs", "patience", "batch_size"):
             _need(getattr(self, name) >= 1, f"protocol.{name}", "at least 1", getattr(self, name))
-        _need(self.first_seed >= 0, "protocol.first_seed", "at least 0", self.first_seed)
-        _need(self.split_seed >= 0, "protocol.split_seed", "at least 0", self.split_seed)
+        for name in ("first_seed", "split_seed"):
+            _need(0 <= getattr(self, name) < 2**32, f"protocol.{name}", "between 0 and 2**32 - 1", getattr(self, name))
         _need(0 < self.test_fraction < 1, "protocol.test_fraction", "between 0 and 1", self.test_fraction)
         _need(0 < self.val_fraction < 1, "protocol.val_fraction", "between 0 and 1", self.val_fraction)
 

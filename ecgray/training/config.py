@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -57,20 +58,22 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise EcgrayError(
-                    f"optimiser.{name} must be above 0, got {getattr(self, name)}; give a positive number."
+                    f"optimiser.{name} must be above 0 and finite, got {getattr(self, name)}; give a positive number."
                 )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise EcgrayError(
                     f"optimiser.{name} must lie in [0, 1), got {getattr(self, name)}; .9 and .999 are usual."
                 )
-        if not self.weight_decay >= 0:
-            raise EcgrayError(f"optimiser.weight_decay must be 0 or more, got {self.weight_decay}; 0 is none.")
-        if self.clip_norm is not None and not self.clip_norm > 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise EcgrayError(
-                f"optimiser.clip_norm must be above 0, got {self.clip_norm}; leave it out for no clipping."
+                f"optimiser.weight_decay must be 0 or more and finite, got {self.weight_decay}; 0 is none."
+            )
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise EcgrayError(
+                f"optimiser.clip_norm must be above 0 and finite, got {self.clip_norm}; leave it out for no clipping."
             )
 
 
@@ -101,8 +104,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise EcgrayError(f"training.{name} must be at least 1, got {value}; give a positive whole number.")
-        if self.seed < 0:
-            raise EcgrayError(f"training.seed must be 0 or more, got {self.seed}; give another.")
+        if not 0 <= self.seed < 2**32:
+            raise EcgrayError(f"training.seed must be between 0 and 2**32 - 1, got {self.seed}; give another.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,8 +77,8 @@ class Focal(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gamma < 0:
-            raise EcgrayError(f"objective.gamma must be 0 or more, got {self.gamma}; 2 is usual.")
+        if not 0 <= self.gamma < math.inf:
+            raise EcgrayError(f"objective.gamma must be 0 or more and finite, got {self.gamma}; 2 is usual.")
 
     def losses(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         plain = F.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none")
