@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from ecgray.recipes.published import Score
 from ecgray.report.tables import CLASS_WORDS, Cell, Row, Tables
@@ -30,7 +31,7 @@ def number(value: float, digits: int = 3) -> str:
     """.779, as the paper prints it; a dash for NaN."""
     if math.isnan(value):
         return DASH
-    return f"{value:.{digits}f}".replace("0.", ".", 1)
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}")
 
 
 def cell(value: Cell | None) -> str:
