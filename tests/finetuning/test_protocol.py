@@ -30,6 +30,8 @@ from ecgray.finetuning.folder import read_config, seed_folder
 from ecgray.finetuning.protocol import finetune
 from ecgray.finetuning.ray_seeds import share
 from ecgray.finetuning.seed_run import SeedJob, initial_network
+from ecgray.models.classifier import Classifier
+from ecgray.training.model_folder import ModelDescription, save_model
 from ecgray.training.objectives import Focal
 from tests.finetuning.conftest import make_record, make_records, write_shards
 
@@ -265,7 +267,10 @@ def test_a_head_is_the_same_with_and_without_pretraining(labelled: Path, small: 
     job = seed_job(small(labelled), tmp_path)
     fresh, other = initial_network(job), initial_network(replace(job, seed=1))
     assert not torch.equal(fresh.head.weight, other.head.weight)
-    assert torch.equal(fresh.head.weight, initial_network(job).head.weight)
+    save_model(tmp_path / "pretrained", Classifier(other.encoder, 4), job.description)
+    pretrained = initial_network(replace(job, pretrained=tmp_path / "pretrained"))
+    assert torch.equal(pretrained.encoder.stem.conv.weight, other.encoder.stem.conv.weight)
+    assert torch.equal(pretrained.head.weight, fresh.head.weight)
 
 
 def test_frozen_blocks_do_not_move(labelled: Path, small: Small, tmp_path: Path) -> None:
@@ -291,8 +296,6 @@ def test_a_loss_that_is_not_finite_stops_with_advice(labelled: Path, small: Smal
 
 
 def seed_job(config: FinetuneConfig, folder: Path) -> SeedJob:
-    from ecgray.training.model_folder import ModelDescription
-
     nothing = np.empty(0, np.int64)
     return SeedJob(
         config=config,
