@@ -60,7 +60,7 @@ def ingest(words: list[str]) -> None:
         fs: float | None = None
         """Resample to this rate in Hz."""
         detect_beats: bool = False
-        """Find beats in records that have no annotations."""
+        """Find beats in records whose source does not say where they are."""
         workers: int | None = None
         """Parallel readers (default: the cluster's CPUs; 0: in this process, without Ray)."""
 

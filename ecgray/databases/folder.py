@@ -13,7 +13,7 @@ from typing import ClassVar
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
 from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import read_record
+from ecgray.databases.wfdb_files import read_record, require_annotator
 from ecgray.errors import EcgrayError, quoted
 
 
@@ -22,7 +22,8 @@ class Folder(Database):
     """Every WFDB record under a folder, subfolders included (links to folders are not followed).
 
     A record's id is its path below the root without suffix (``p1/rec2``). ``lead`` picks one lead by name, None keeps
-    every lead that is a voltage. Annotations come from ``.atr`` files, read as in the MIT-BIH databases.
+    every lead that is a voltage. Annotations come from the files with the suffix ``annotator``, read as in the MIT-BIH
+    databases.
 
     ``labels.csv`` in the root may give labels and patients: a first row naming the columns ``record``, ``label``
     (several separated by ``;``, or none) and, where known, ``patient``; records by id, or by bare name where only one
@@ -31,17 +32,26 @@ class Folder(Database):
     """
 
     lead: str | None = None
+    annotator: str = "atr"
 
     name: ClassVar[str] = "folder"
     title: ClassVar[str] = "Any folder of WFDB records"
     licence: ClassVar[str] = "as its source says"
     citation: ClassVar[str] = "the source of the records"
 
+    def __post_init__(self) -> None:
+        require_annotator(self.annotator)
+
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
         paths = _headers(root)
         if not paths:
             raise other_layout(root, self.name, "WFDB headers (.hea), in it or below it")
+        suffix = f".{self.annotator}"
+        if suffix != ".atr" and not any(path.with_name(path.name + suffix).exists() for path in paths):
+            raise EcgrayError(
+                f"annotator must be the suffix of annotation files, and {root} has no {suffix}; check it."
+            )
         ids = [path.relative_to(root).as_posix() for path in paths]
         one_folder = len({path.parent for path in paths}) == 1
         table = _read_labels(root / "labels.csv", ids)
@@ -54,7 +64,14 @@ class Folder(Database):
         return sorted(references, key=lambda reference: (reference.patient, reference.record))
 
     def read(self, reference: Reference) -> Record:
-        return read_record(reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES, lead=self.lead)
+        return read_record(
+            reference,
+            self.name,
+            beat_symbols=BEAT_SYMBOLS,
+            rhythm_names=RHYTHM_NAMES,
+            lead=self.lead,
+            annotator=self.annotator,
+        )
 
 
 def _headers(root: Path) -> list[Path]:

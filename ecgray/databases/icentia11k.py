@@ -24,7 +24,8 @@ class Icentia11k(Database):
     samples (70 min) per segment; 541,794 annotated segments with N 2,061,141,216, Q 676,364,002, S 19,346,728 and
     V 17,203,041 beats; 17,236,067 rhythm zones: (N 16,074,753, (AFIB 848,238, (AFL 313,076, and of one beat 8,906.
 
-    A segment is a record, without annotation file an unannotated one. A rhythm zone is [first beat, last beat + 1);
+    A segment is a record, without annotation file an unannotated one; in one with a file every beat is annotated, and
+    where there are none none was found. A rhythm zone is [first beat, last beat + 1);
     outside the zones the rhythm is undefined. Beats and rhythm marks share samples, in either order in the file.
 
     Tan, Ortiz-Gagne, Beaudoin-Gagnon et al., PhysioNet 2022, doi:10.13026/kk0v-r952.
@@ -54,7 +55,7 @@ class Icentia11k(Database):
         return references
 
     def read(self, reference: Reference) -> Record:
-        return read_record(reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES)
+        return read_record(reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES, complete=True)
 
 
 def _folders(folder: Path, pattern: str) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import header_names, read_record
+from ecgray.databases.wfdb_files import header_names, read_record, require_annotator
 from ecgray.databases.wfdb_header import read_header
 
 # Every symbol that WFDB counts as a QRS complex; all other symbols (~ | x " [ ] + ...) are no beats.
@@ -35,22 +35,27 @@ class MitBih(Database):
     A record is one lead of it, chosen by name since the leads' order varies; a record without that lead is refused.
     Records come from the folder itself, not from its subfolders (``x_mitdb`` repeats stretches of the same records).
     A rhythm runs up to the next rhythm mark or the end of the record. Attributes: age (years) and sex where known.
+    ``annotator`` is the suffix of the annotation files; other databases of this layout have more than one (``qrs``).
 
     Moody and Mark, IEEE Eng Med Biol 20(3):45-50, 2001, doi:10.1109/51.932724.
     """
 
     lead: str = "MLII"
+    annotator: str = "atr"
 
     name: ClassVar[str] = "mitdb"
     title: ClassVar[str] = "MIT-BIH Arrhythmia Database"
     licence: ClassVar[str] = "ODC-BY 1.0"
     citation: ClassVar[str] = "Moody GB, Mark RG. IEEE Eng Med Biol 20(3):45-50 (2001). doi:10.1109/51.932724"
 
+    def __post_init__(self) -> None:
+        require_annotator(self.annotator)
+
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
         names = header_names(root)
-        if not any((root / f"{name}.atr").exists() for name in names):
-            raise other_layout(root, self.name, "records as .hea, .dat and .atr in the folder itself")
+        if not any((root / f"{name}.{self.annotator}").exists() for name in names):
+            raise other_layout(root, self.name, f"records as .hea, .dat and .{self.annotator} in the folder itself")
         references = [Reference(record=name, patient=SAME_PATIENT.get(name, name), path=root / name) for name in names]
         return sorted(references, key=lambda reference: (reference.patient, reference.record))
 
@@ -62,6 +67,7 @@ class MitBih(Database):
             beat_symbols=BEAT_SYMBOLS,
             rhythm_names=RHYTHM_NAMES,
             lead=self.lead,
+            annotator=self.annotator,
             attributes=_subject(header.comments),
             header=header,
         )

@@ -42,7 +42,8 @@ class Record:
     signal: int16 (leads, samples); gain: float64 (leads,) ADC units per mV; baseline: float64 (leads,) ADC units;
     beats: sample positions int64 (n,), ascending; beat_classes: uint8 (n,) indices into BEATS;
     rhythms: int64 (m, 3) rows of start, end (half-open, samples), class index into RHYTHMS, ascending, disjoint;
-    annotated: whether the source has an annotation file at all (False: no beats known, not "no beats");
+    annotated: whether the source says where the beats are (False: no beats known, not "no beats"; a file that names
+    rhythms alone leaves the beats unknown);
     source_symbols: counts of the source's own annotation symbols and aux texts, before mapping;
     requantisation_uv: worst error in microvolt where the source did not fit int16, else 0.
     """

@@ -51,14 +51,19 @@ class AnnotationFile:
         moved = np.floor(self.sample * (fs / self.fs) + 0.5).astype(np.int64)
         return AnnotationFile(moved, self.type, self.aux, None)
 
+    def within(self, samples: int) -> AnnotationFile:
+        """Those inside a record of ``samples``."""
+        inside = (self.sample >= 0) & (self.sample < samples)
+        return AnnotationFile(self.sample[inside], self.type[inside], self.aux[inside], self.fs)
+
 
 def read_annotations(file: Path) -> AnnotationFile:
     """The annotations of ``file`` as wfdb.rdann gives them (the notes at sample 0 that describe the file and marks
-    of type 0 left out; a mark of type 0 with an interval moves the time on).
+    of type 0 left out; a mark of type 0 with an interval moves the time on); none of an empty file.
 
     Raises RecordRefused for a file that does not end with its end mark, or is no annotation file.
     """
-    data = file.read_bytes()
+    data = file.read_bytes() or b"\0\0"
     if len(data) % 2 or data[-2:] != b"\0\0":
         raise RecordRefused(f"the annotation file {file.name} is cut off (it lacks its end mark)")
     words = np.frombuffer(data, "<u2")[:-1]

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ecgray.databases import wfdb_annotations
 from ecgray.databases.record import Record, RecordRefused, Reference
 from ecgray.databases.wfdb_header import Header, read_header, refuse_outside
 from ecgray.databases.wfdb_signal import read_signal
+from ecgray.errors import EcgrayError, quoted
+
+MAX_OUTSIDE = 0.01
+"""Share of a file's annotations that may lie outside the record; two always may."""
 
 
 def header_names(folder: Path) -> list[str]:
     """Names (without suffix) of the header files that lie in the folder itself, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name[:-4] for entry in entries if entry.name.endswith(".hea"))
+
+
+def require_annotator(annotator: str) -> None:
+    """EcgrayError unless it can be the suffix of an annotation file."""
+    if not re.fullmatch(r"\w{1,20}", annotator):
+        raise EcgrayError(f"annotator must be the suffix of annotation files, as atr or qrs, got {quoted(annotator)}.")
 
 
 def read_record(
@@ -28,16 +37,26 @@ def read_record(
     beat_symbols: Mapping[str, str],
     rhythm_names: Mapping[str, str],
     lead: str | None = None,
+    annotator: str = "atr",
+    complete: bool = False,
     attributes: Mapping[str, Any] | None = None,
     header: Header | None = None,
 ) -> Record:
-    """The record of a reference, annotated where a ``.atr`` file lies beside it.
+    """The record of a reference, with the annotations of the file that has the suffix ``annotator``, if there is one.
 
-    ``lead`` picks one lead by its name; None takes every lead that is a voltage. ``header`` saves reading it twice.
+    ``lead`` picks one lead by its name; None takes every lead that is a voltage. ``complete``: the files name every
+    beat, so that one without beats (but not an empty one) says that there are none. ``header`` saves reading it twice.
+
+    Marks before the first sample or after the last are left out and counted in the attribute ``annotations_outside``:
+    the rate of an annotation file may round its last mark upwards, and a signal may have lost its end. More than two
+    and more than MAX_OUTSIDE of them are the annotations of something else.
+
     Raises RecordRefused, and nothing else, for what cannot be used.
     """
     try:
-        return _read(reference, database, beat_symbols, rhythm_names, lead, attributes or {}, header)
+        return _read(
+            reference, database, beat_symbols, rhythm_names, lead, annotator, complete, attributes or {}, header
+        )
     except OSError as error:
         raise RecordRefused(f"the file cannot be read: {error.strerror or error}") from None
 
@@ -48,6 +67,8 @@ def _read(
     beat_symbols: Mapping[str, str],
     rhythm_names: Mapping[str, str],
     lead: str | None,
+    annotator: str,
+    complete: bool,
     attributes: Mapping[str, Any],
     header: Header | None,
 ) -> Record:
@@ -56,18 +77,20 @@ def _read(
     signal = read_signal(reference.path, header, leads)
     samples = signal.values.shape[1]
     found: dict[str, Any] = {}
-    file = refuse_outside(reference.path.parent, reference.path.name + ".atr")
+    file = refuse_outside(reference.path.parent, f"{reference.path.name}.{annotator}")
     if file.is_file():
-        annotations = wfdb_annotations.read_annotations(file).at_fs(header.fs)
-        outside = (annotations.sample < 0) | (annotations.sample >= samples)
-        if outside.any():
-            raise RecordRefused(
-                f"an annotation lies at sample {annotations.sample[np.argmax(outside)]}, the record has {samples}"
-            )
+        every = wfdb_annotations.read_annotations(file).at_fs(header.fs)
+        annotations = every.within(samples)
+        count = len(every.sample)
+        outside = count - len(annotations.sample)
+        if outside > max(2, MAX_OUTSIDE * count):
+            raise RecordRefused(f"{outside} of {count} annotations lie outside its {samples} samples")
+        if outside:
+            attributes = {**attributes, "annotations_outside": outside}
         found["beats"], found["beat_classes"] = wfdb_annotations.beats(annotations, beat_symbols)
         found["rhythms"] = wfdb_annotations.rhythms(annotations, rhythm_names, samples)
-        found["source_symbols"] = annotations.counts()
-        found["annotated"] = True
+        found["source_symbols"] = every.counts()
+        found["annotated"] = len(found["beats"]) > 0 or (complete and file.stat().st_size > 0)
     if signal.missing:
         attributes = {**attributes, "missing_samples": signal.missing}
     return Record(

@@ -15,8 +15,8 @@ from ecgray.shards.resample import resample
 class Target:
     """What all records of a shard set share, and what is done to a record that differs.
 
-    resampled: bring other rates to ``fs`` instead of refusing them; detect_beats: find beats where a record has no
-    annotations.
+    resampled: bring other rates to ``fs`` instead of refusing them; detect_beats: find beats where the
+    source says nothing of them (``Record.annotated``).
     """
 
     fs: float

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import wfdb
 
-from ecgray.databases import Folder, RecordRefused
+from ecgray.databases import RHYTHMS, Folder, Icentia11k, MitBih, Record, RecordRefused, Reference
 from ecgray.errors import EcgrayError
 
 Writer = Callable[..., Path]
@@ -119,3 +120,54 @@ def test_a_first_row_that_runs_over_lines_is_shown_in_one(tmp_path: Path, write_
     with pytest.raises(EcgrayError, match="must have the columns") as error:
         Folder().find(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def read_one(path: Path, **options: str) -> Record:
+    return Folder(**options).read(Reference(record=path.name, patient=path.name, path=path))
+
+
+def test_marks_past_the_end_are_left_out_and_counted(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    marks = [(100, "+", "(AFIB"), (100, "N", ""), (999, "N", ""), (1000, "V", ""), (1400, "+", "(N")]
+    record = read_one(write_record(tmp_path / "late", wave, marks=marks))
+    assert record.beats.tolist() == [100, 999] and record.rhythms.tolist() == [[100, 1000, RHYTHMS.index("afib")]]
+    assert record.attributes == {"annotations_outside": 2} and record.annotated
+    assert record.source_symbols == {"N": 2, "V": 1, "+": 2, "+ (AFIB": 1, "+ (N": 1}
+    # Marked at half the rate, the last sample but one is rounded to the length.
+    half = read_one(write_record(tmp_path / "half", wave, marks=[(7, "N", ""), (500, "N", "")], ann_fs=125))
+    assert half.beats.tolist() == [14] and half.attributes == {"annotations_outside": 1}
+    many = write_record(tmp_path / "many", wave, marks=[(250 * n + 1, "N", "") for n in range(7)])
+    with pytest.raises(RecordRefused, match="3 of 7 annotations lie outside its 1000 samples"):
+        read_one(many)
+
+
+@pytest.mark.parametrize(
+    ("content", "annotated"),
+    [(b"", False), (b"\0\0", False), (b"\x09\x70\x05\xfc(AFIB\0\0\0", False), (b"\x09\x04\0\0", True)],
+)
+def test_a_file_without_beats_leaves_them_unknown(
+    tmp_path: Path, write_record: Writer, wave: Wave, content: bytes, annotated: bool
+) -> None:
+    path = write_record(tmp_path / "r", wave)
+    path.with_suffix(".atr").write_bytes(content)
+    record = read_one(path)
+    assert record.annotated == annotated == (len(record.beats) > 0)
+    assert len(record.rhythms) == (b"(AFIB" in content)
+    # Icentia11K names every beat, so that a file without beats says that there are none.
+    icentia11k = Icentia11k().read(Reference(record="r", patient="r", path=path))
+    assert icentia11k.annotated == (content != b"")
+
+
+def test_the_annotator_is_named(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    path = write_record(tmp_path / "r", wave, marks=[(100, "+", "(AFIB")])
+    wfdb.wrann("r", "qrs", np.array([200, 400]), symbol=["N", "N"], write_dir=str(tmp_path))
+    assert read_one(path).beats.tolist() == []
+    assert read_one(path, annotator="qrs").beats.tolist() == [200, 400]
+    (reference,) = MitBih(annotator="qrs", lead="lead0").find(tmp_path)
+    assert MitBih(annotator="qrs", lead="lead0").read(reference).beats.tolist() == [200, 400]
+    assert len(Folder(annotator="qrs").find(tmp_path)) == 1
+    for database in (Folder(annotator="qrx"), MitBih(annotator="qrx")):
+        with pytest.raises(EcgrayError, match=r"\.qrx"):
+            database.find(tmp_path)
+    for kind in (Folder, MitBih):
+        with pytest.raises(EcgrayError, match="suffix of annotation files, as atr or qrs, got"):
+            kind(annotator="../qrs")

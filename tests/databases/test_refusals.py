@@ -119,10 +119,8 @@ def cut_annotations(path: Path) -> None:
     path.with_suffix(".atr").write_bytes(b"\x05\x04\x05")
 
 
-def late_annotation(path: Path) -> None:
-    path.with_suffix(".atr").write_bytes(
-        (1 << 10 | 999).to_bytes(2, "little") + (1 << 10 | 1).to_bytes(2, "little") + b"\0\0"
-    )
+def foreign_annotations(path: Path) -> None:
+    path.with_suffix(".atr").write_bytes(5 * (1 << 10 | 400).to_bytes(2, "little") + b"\0\0")
 
 
 def constant(path: Path) -> None:
@@ -165,7 +163,7 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (linked_annotations, "outside the record's folder"),
     (signal_is_a_folder, "missing"),
     (cut_annotations, "cut off"),
-    (late_annotation, "annotation lies at sample 1000"),
+    (foreign_annotations, "3 of 5 annotations lie outside its 1000 samples"),
     (constant, "constant"),
     (all_missing, "every sample of lead ecg is missing"),
 ]

@@ -111,7 +111,7 @@ def test_real_files(real_data: Path) -> None:
     assert len(files) > 40
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", word(1, 5), word(1, 5) + word(63, 40) + b"(N\0\0"])
+@pytest.mark.parametrize("content", [b"\0", word(1, 5), word(1, 5) + word(63, 40) + b"(N\0\0"])
 def test_cut_off_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "r.atr").write_bytes(content)
     with pytest.raises(RecordRefused, match="cut off"):
@@ -125,8 +125,10 @@ def test_fields_without_annotation_are_refused(tmp_path: Path, content: bytes) -
         read_annotations(tmp_path / "r.atr")
 
 
-def test_an_end_mark_alone_is_a_file_without_annotations(tmp_path: Path) -> None:
-    (tmp_path / "r.atr").write_bytes(b"\0\0")
+@pytest.mark.parametrize("content", [b"", b"\0\0"])
+def test_an_empty_file_or_an_end_mark_alone_holds_no_annotations(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "r.atr").write_bytes(content)
+    assert len(wfdb.rdann(str(tmp_path / "r"), "atr").sample) == 0
     annotations = read_annotations(tmp_path / "r.atr")
     assert len(annotations.sample) == 0
     assert annotations.counts() == {}

@@ -341,6 +341,20 @@ def test_detected_beats_are_marked(random_records, tmp_path):
     assert archive.annotated.tolist() == [True, False]
 
 
+def test_beats_are_detected_where_a_file_names_rhythms_alone(tmp_path):
+    """As in the AF database, whose .atr holds no beat."""
+    (tmp_path / "db").mkdir()
+    for name in ("100.hea", "100.dat", "106.hea", "106.dat", "106.atr"):
+        shutil.copy(DATA / "mitdb" / name, tmp_path / "db")
+    (tmp_path / "db" / "100.atr").write_bytes(b"\x09\x70\x05\xfc(AFIB\0\0\0")
+    run(tmp_path / "out", DATABASES["mitdb"](), tmp_path / "db", detect_beats=True)
+    archive = open_archive([tmp_path / "out"])
+    assert archive.annotated.tolist() == [False, True]
+    assert archive.attributes[0]["beats"] == "detected" and "beats" not in archive.attributes[1]
+    known = DATABASES["mitdb"]().read(Reference(record="100", patient="100", path=DATA / "mitdb" / "100")).beats
+    assert abs(len(archive.beats(0)[0]) - len(known)) <= 2 and len(archive.rhythms(0)) == 1
+
+
 def test_this_process_alone_imports_no_ray(tmp_path):
     script = (
         "import sys; from ecgray.databases import DATABASES; from ecgray.shards.ingest import ingest\n"
