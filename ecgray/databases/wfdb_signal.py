@@ -64,7 +64,7 @@ def read_signal(path: Path, header: Header, leads: Sequence[int]) -> Signal:
     if all(_is_native(line) for line in header.signals):
         digital = _read_native(path.parent, header, leads, samples)
     else:
-        digital = _read_with_wfdb(path, leads, samples)
+        digital = _read_with_wfdb(path, leads, lines, samples)
     return _finish(digital, lines)
 
 
@@ -183,18 +183,37 @@ def _read_native(folder: Path, header: Header, leads: Sequence[int], samples: in
     return digital
 
 
-def _read_with_wfdb(path: Path, leads: Sequence[int], samples: int) -> npt.NDArray[np.signedinteger]:
-    """int (leads, samples). Leads of several samples per frame come as the mean of each frame, as wfdb smooths them."""
+def _read_with_wfdb(
+    path: Path, leads: Sequence[int], lines: Sequence[SignalLine], samples: int
+) -> npt.NDArray[np.signedinteger]:
+    """int (leads, samples). Leads of several samples per frame come as the mean of each frame."""
     import wfdb  # slow to import, and needed for rare formats only
 
+    plain = all(line.samples_per_frame == 1 for line in lines)
     try:
-        record = wfdb.rdrecord(str(path), channels=list(leads), sampto=samples, physical=False)
-        values = np.asarray(record.d_signal)
+        # wfdb's own means would count missing samples; sample by sample it does not read every format.
+        record = wfdb.rdrecord(str(path), channels=list(leads), sampto=samples, physical=False, smooth_frames=plain)
+        if plain:
+            values = np.ascontiguousarray(record.d_signal.T)
+        else:
+            values = np.stack([_mean_of_frames(*lead) for lead in zip(record.e_d_signal, lines, strict=True)])
     except Exception as error:
         raise RecordRefused(f"wfdb cannot read the signal: {' '.join(str(error).split())[:160]}") from None
-    if values.shape != (samples, len(leads)):
-        raise RecordRefused(f"wfdb read {values.shape} values where {(samples, len(leads))} were announced")
-    return np.ascontiguousarray(values.T)
+    if values.shape != (len(leads), samples):
+        raise RecordRefused(f"wfdb read {values.shape} values where {(len(leads), samples)} were announced")
+    return values
+
+
+def _mean_of_frames(values: npt.NDArray[np.signedinteger], line: SignalLine) -> npt.NDArray[np.signedinteger]:
+    """One value per frame: the mean of the samples that are there, towards zero as wfdb smooths them."""
+    if line.samples_per_frame == 1:
+        return values
+    frames = values.reshape(-1, line.samples_per_frame)
+    sentinel = _FORMATS[line.format][1]
+    known = np.ones(frames.shape, bool) if sentinel is None else frames != sentinel
+    count = known.sum(axis=1)
+    mean = frames.sum(axis=1, dtype=np.int64, where=known) / np.maximum(count, 1)
+    return np.where(count > 0, mean, sentinel or 0).astype(values.dtype)
 
 
 def _finish(digital: npt.NDArray[np.signedinteger], lines: Sequence[SignalLine]) -> Signal:

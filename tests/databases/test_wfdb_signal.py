@@ -104,6 +104,33 @@ def test_several_samples_per_frame_come_as_wfdb_smooths_them(tmp_path: Path) -> 
     assert_same_as_wfdb(tmp_path / "r")
 
 
+@pytest.mark.parametrize(("fmt", "missing"), [("16", -(2**15)), ("212", -(2**11))])
+def test_a_frame_is_the_mean_of_the_samples_that_are_there(tmp_path: Path, fmt: str, missing: int) -> None:
+    """Beside a slow loop over what wfdb reads sample by sample."""
+    draw = np.random.default_rng(0)
+    digital = draw.integers(-200, 200, (500, 5))
+    digital[draw.random((500, 5)) < 0.02] = missing
+    digital[[0, 77], :4] = missing
+    digital[:, 4] = 7
+    if fmt == "16":
+        digital.astype("<i2").tofile(tmp_path / "r.dat")
+    else:
+        pairs = digital.reshape(-1, 2) & 0xFFF
+        packed = np.stack([pairs[:, 0] & 255, pairs[:, 0] >> 8 | pairs[:, 1] >> 8 << 4, pairs[:, 1] & 255], axis=1)
+        packed.astype(np.uint8).tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text(f"r 2 250 500\nr.dat {fmt}x4 200\nr.dat {fmt} 200\n")
+    theirs = wfdb.rdrecord(str(tmp_path / "r"), physical=False, smooth_frames=False).e_d_signal[0]
+    expected: list[float] = []
+    for frame in theirs.reshape(500, 4).tolist():
+        known = [value for value in frame if value != missing]
+        expected.append(int(sum(known) / len(known)) if known else np.nan)
+    got = read(tmp_path / "r", [0])
+    there = ~np.isnan(expected)
+    assert got.missing == 2 == (~there).sum()
+    assert got.values[0, there].tolist() == [int(value) for value in np.array(expected)[there]]
+    assert np.abs(got.values).max() < 200
+
+
 def test_length_from_the_file_where_the_header_leaves_it_out(tmp_path: Path) -> None:
     np.arange(500, dtype="<i2").tofile(tmp_path / "r.dat")
     (tmp_path / "r.hea").write_text("r 2 250\nr.dat 16 200\nr.dat 16 200\n")
