@@ -68,7 +68,8 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
     """Train ``config`` into ``run`` on the cluster that this process is connected to, the one that RAY_ADDRESS names,
     or a new one on this machine.
 
-    Raises EcgrayError when the cluster is too small or a worker met what the user can mend, RunStopped after a signal.
+    Raises EcgrayError when the cluster is too small, a worker met what the user can mend or workers are lost again and
+    again, RunStopped after a signal.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -105,10 +106,14 @@ def _starts(config: PretrainConfig, run: RunFolder, where: OnCluster, stop: Stop
             continue
         reached, before = _newest(run), reached
         failures = failures + 1 if reached == before else 1
+        said = (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
         if failures > MAX_FAILURES:
-            raise failure
-        said = str(failure).strip().splitlines()
-        log.warning("Workers were lost (%s); starting again from %s.", said[-1] if said else failure, reached or "0")
+            raise EcgrayError(
+                f"The workers of {run.place} must come from one checkpoint to the next, got them lost {failures} times "
+                f"in a row, the last time by: {said[:400]}; the last good checkpoint is {reached or 'none yet'}. "
+                "Mend that, then --resume."
+            ) from failure
+        log.warning("Workers were lost (%s); starting again from %s.", said, reached or "0")
 
 
 def _start(

@@ -33,7 +33,7 @@ from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.loop import Training
 from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.ray_metrics import RayMetrics
-from ecgray.training.run import HANDOVER_S, RunFolder, locked
+from ecgray.training.run import HANDOVER_S, RunFolder, disk_refused, locked
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
 
 _sigterm: list[str] = []
@@ -82,10 +82,13 @@ def work(settings: dict[str, Any]) -> None:
             ).go()
         if run.url is not None and not run.config.exists():  # the driver, elsewhere, cannot clear up here
             shutil.rmtree(run.path, ignore_errors=True)
-    except EcgrayError as error:
-        if rank == 0 or not isinstance(error, RunEnded):
-            messages.put(ENDED, json.dumps({"message": str(error), "stopped": isinstance(error, RunStopped)}))
-        if not isinstance(error, RunEnded):
+    except (ConnectionError, TimeoutError):
+        raise  # to another process, not to a disk: the workers are started again
+    except (EcgrayError, OSError) as error:
+        ended = error if isinstance(error, EcgrayError) else disk_refused(place, error)
+        if rank == 0 or not isinstance(ended, RunEnded):
+            messages.put(ENDED, json.dumps({"message": str(ended), "stopped": isinstance(ended, RunStopped)}))
+        if not isinstance(ended, RunEnded):
             raise  # the other workers are waiting for this one
 
 

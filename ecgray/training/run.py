@@ -232,10 +232,15 @@ def resumable(run: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EcgrayError(
-            f"The run in {run} must be able to read and write its files, got: {error}; "
-            "free some space or mend the permissions, then --resume."
-        ) from error
+        raise disk_refused(run, error) from error
+
+
+def disk_refused(run: Path | str, error: OSError) -> EcgrayError:
+    """What the disk refuses, as an error that says how to go on."""
+    return EcgrayError(
+        f"The run in {run} must be able to read and write its files, got: {error}; "
+        "free some space or mend the permissions, then --resume."
+    )
 
 
 @contextlib.contextmanager
