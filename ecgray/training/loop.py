@@ -179,7 +179,7 @@ class Training:
         """Train to the last step.
 
         Raises RunStopped after a stop request, with a checkpoint saved; RunEnded when loss or gradient is no longer
-        finite, with the frames of that step written out.
+        finite, with the frames of that step written out, or the weights are not, before they are validated or saved.
         """
         try:
             if self.state.step < self.last_step:
@@ -211,8 +211,9 @@ class Training:
             try:
                 self._steps(stream)
             except StorageLost as error:
-                good = "none yet" if self._saved is None else self._place_of(self._saved)
-                raise EcgrayError(f"{error} The last good checkpoint is {good}; go on with --resume.") from error
+                raise EcgrayError(
+                    f"{error} The last good checkpoint is {self._last_good()}; go on with --resume."
+                ) from error
             except RunEnded:
                 self._publish_progress()
                 raise
@@ -243,6 +244,8 @@ class Training:
                 self._watch.stepped()
             if logs:
                 self._log(pace)
+            if validates or saves or stopping:
+                self._refuse_nonfinite()
             if validates:
                 saves |= self._validate()
             if saves or stopping:
@@ -295,6 +298,15 @@ class Training:
         self.state.correct += correct
         self.state.counted += counted
         return stop > 0
+
+    def _refuse_nonfinite(self) -> None:
+        """Raises RunEnded for weights that a step with a finite loss and gradient has made infinite."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
+            raise RunEnded(
+                f"The weights must be finite, got nan or inf after step {self.state.step}, whose loss and gradient were "
+                f"finite; the last good checkpoint is {self._last_good()}. Start a new run with a lower "
+                "optimiser.learning_rate."
+            )
 
     def _warm_up(self, batch: Batch) -> None:
         """One forward and backward that leave nothing behind, but for DDP's layout of gradients.
@@ -383,6 +395,9 @@ class Training:
     def _publish_progress(self) -> None:
         if self._watch is not None:
             self._run.publish_progress()
+
+    def _last_good(self) -> Path | str:
+        return "none yet" if self._saved is None else self._place_of(self._saved)
 
     def _place_of(self, step: int) -> Path | str:
         """Where the checkpoint of ``step`` is found."""

@@ -73,3 +73,12 @@ def test_an_infinite_gradient_behind_a_finite_loss_stops_too(
     with pytest.raises(EcgrayError, match=r"at step 1; .*The last good checkpoint is none yet"):
         pretrain(config, tmp_path / "steep", show_progress=False)
     assert pd.read_csv(tmp_path / "steep" / "nonfinite-step-000001-rank-0.csv")["loss"].notna().all()
+
+
+def test_infinite_weights_behind_a_finite_loss_and_gradient_are_never_saved(
+    make_config: Callable[..., PretrainConfig], tmp_path: Path
+) -> None:
+    config = replace(make_config(steps=3, checkpoint_every=1), optimiser=OptimiserConfig(learning_rate=1e39))
+    with pytest.raises(EcgrayError, match=r"weights .* after step 1, .*the last good checkpoint is none yet"):
+        pretrain(config, tmp_path / "run", show_progress=False)
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
