@@ -19,10 +19,10 @@ class Draw(IntEnum):
 
 
 def generator(seed: int, draw: Draw, first: int = 0, second: int = 0) -> np.random.Generator:
-    """Philox at the address (seed, draw, first, second).
+    """Philox at the address (seed, draw, first, second), each below 2**64.
 
     Key and upper counter words are the address itself and the lowest counter word counts, so that two addresses never
     overlap before 2**64 blocks have been drawn.
     """
-    key = np.array([seed & (2**64 - 1), draw], np.uint64)
+    key = np.array([seed, draw], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, first, second], np.uint64)))

@@ -28,6 +28,9 @@ Negatives = tuple[Ints, Ints, Ints]
 POOLS_KEPT = 2
 """Pools that a plan remembers per lane: two blocks that follow each other meet in at most two."""
 
+MOST_FRAMES = 10**7
+"""Of a pool, which is drawn at once, and of a patient in the validation set."""
+
 
 class RecordsTable(ClassTable, Protocol):
     """What a plan reads of an archive: one entry per record."""
@@ -67,14 +70,24 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            most = MOST_FRAMES if field.name == "val_frames_per_patient" else 10**12
             if field.name == "val_fraction":
                 if not 0 < value < 1:
                     raise EcgrayError(
                         f"sampling.val_fraction must lie between 0 and 1, got {value}; the papers hold out 0.05."
                     )
-            elif value < (0 if field.name == "seed" else 1):
-                least = "0 or more" if field.name == "seed" else "at least 1"
-                raise EcgrayError(f"sampling.{field.name} must be {least}, got {value}; give another number.")
+            elif field.name == "seed":
+                if not 0 <= value < 2**63:
+                    raise EcgrayError(f"sampling.seed must be 0 or more and below 2**63, got {value}; give another.")
+            elif not 1 <= value <= most:
+                raise EcgrayError(
+                    f"sampling.{field.name} must be at least 1 and at most {most}, got {value}; give another number."
+                )
+        if self.pool_patients * self.frames_per_visit > MOST_FRAMES:
+            raise EcgrayError(
+                f"A pool of sampling.pool_patients times sampling.frames_per_visit must hold at most {MOST_FRAMES} "
+                f"frames, got {self.pool_patients} times {self.frames_per_visit}; lower one of them."
+            )
 
 
 class Plan:

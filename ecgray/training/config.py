@@ -19,6 +19,8 @@ from ecgray.training.objectives import CrossEntropy, Objective
 ICENTIA11K_MV = (0.0018, 1.3711)
 """Mean and standard deviation (mV) of the whole Icentia11K archive, artefacts included (papers.md W7)."""
 
+_MOST = {"batch_size": 10**6, "threads": 4096}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -101,9 +103,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "keep_checkpoints")
         for name in (*counts, "log_every", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise EcgrayError(f"training.{name} must be at least 1, got {value}; give a positive whole number.")
+            value, most = getattr(self, name), _MOST.get(name, 10**12)
+            if value is not None and not 1 <= value <= most:
+                raise EcgrayError(
+                    f"training.{name} must be at least 1 and at most {most}, got {value}; give another whole number."
+                )
         if not 0 <= self.seed < 2**32:
             raise EcgrayError(f"training.seed must be between 0 and 2**32 - 1, got {self.seed}; give another.")
 

@@ -285,8 +285,24 @@ def test_more_workers_than_lanes_are_refused(archive, beat):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("frame_size", 0), ("lanes", 0), ("val_fraction", 0.0), ("val_fraction", 1.0), ("seed", -1)]
+    ("field", "value"),
+    [
+        ("frame_size", 0),
+        ("lanes", 0),
+        ("val_fraction", 0.0),
+        ("val_fraction", 1.0),
+        ("seed", -1),
+        ("seed", 2**64),
+        ("frame_size", 10**13),
+        ("val_frames_per_patient", 10**9),
+    ],
 )
 def test_settings_out_of_range_are_refused(field, value):
     with pytest.raises(EcgrayError, match=rf"sampling\.{field} must"):
         SamplingConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["frames_per_visit", "pool_patients"])
+def test_a_pool_beyond_memory_is_refused(field):
+    with pytest.raises(EcgrayError, match=rf"A pool of .*{field}.* must hold at most 10000000 frames"):
+        SamplingConfig(**{field: 10**10})

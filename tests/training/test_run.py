@@ -146,3 +146,11 @@ def test_no_password_is_written_with_the_command(
     assert "hunter2" not in written
     kinds = ["--storage=postgresql+psycopg", "postgresql", "postgresql", "https"]
     assert json.loads(written)["command"] == ["ecgray", *(f"{kind}://***" for kind in kinds), *others]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("threads", 10**11), ("seed", 2**64), ("seed", -1), ("batch_size", 10**10), ("steps", 10**30)]
+)
+def test_settings_out_of_range_are_refused(field: str, value: int, make_config: MakeConfig) -> None:
+    with pytest.raises(EcgrayError, match=rf"training\.{field} must be .*, got {value}"):
+        make_config(**{field: value})
