@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,13 +39,11 @@ def stop_on_nonfinite(
         step_before = newest_published(run.url)
         newest = None if step_before is None else join(run.url, FOLDER, step_folder(run.checkpoints, step_before).name)
     task = config.task.name if config.task.classes else "beat"  # future prediction has no label to show
-    command = (
-        f"ecgray label {' '.join(archive.paths)} --task {task} --frame-size {config.sampling.frame_size} "
-        f"--frames {file} --plot {file.with_suffix('.png')}"
-    )
+    words = ["ecgray", "label", *archive.paths, "--task", task, "--frame-size", str(config.sampling.frame_size)]
+    command = shlex.join([*words, "--frames", str(file), "--plot", str(file.with_suffix(".png"))])
     raise RunEnded(
         f"Loss and gradient must be finite, got nan or inf at step {step.number}; its frames are listed in {file}"
-        f"{' and beside it, one file per worker' if distributed.size > 1 else ''}: look at them with '{command}'. "
+        f"{' and beside it, one file per worker' if distributed.size > 1 else ''}: look at them with `{command}`. "
         f"The last good checkpoint is {newest or 'none yet'}. A new run with a lower optimiser.learning_rate, with "
         "optimiser.clip_norm or with training.precision fp32 may help."
     )

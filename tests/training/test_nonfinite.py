@@ -31,14 +31,14 @@ SETTINGS = (
 def test_from_a_diverging_run_to_a_picture_of_its_frames(
     recipe: str, task: str, small_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
+    run = tmp_path / "my run"
     assert main(["pretrain", recipe, "--data", str(small_archive), "--out", str(run), *SETTINGS.split()]) == 2
     said = capsys.readouterr().err
     step = int(re.findall(r"got nan or inf at step (\d+);", said)[0])
     assert step > 1 and f"The last good checkpoint is {run / 'checkpoints' / f'step-{step - 1:06d}'}." in said
     assert not (run / "checkpoints" / f"step-{step:06d}").exists() and "Traceback" not in said
 
-    command = shlex.split(re.findall(r"'(ecgray label [^']*)'", said)[0])
+    command = shlex.split(re.findall(r"`(ecgray label [^`]*)`", said)[0])
     assert command[command.index("--task") + 1] == task
     file, picture = (Path(command[command.index(word) + 1]) for word in ("--frames", "--plot"))
     assert main(command[1:]) == 0
