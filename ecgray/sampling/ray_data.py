@@ -47,7 +47,7 @@ def stream_ray(
     rows = len(lanes) * plan.lane_batch
     steps = max(1, BLOCK_BYTES // step_bytes(archive, plan, task, lanes))
     blocks = _blocks(archive, plan, task, first_step, last_step, tuple(lanes), steps, share)
-    return _batches(blocks, rows, first_step * rows)
+    return _batches(blocks, rows, first_step * rows, last_step * rows)
 
 
 def cpu_share(world: int) -> tuple[float, int]:
@@ -148,8 +148,11 @@ def _fetch(source: Any) -> Any:
     return _fetched[key]
 
 
-def _batches(blocks: Iterator[Columns], rows: int, position: int) -> Iterator[Batch]:
-    """Batches of ``rows`` frames off blocks of any length, which must continue each other from ``position`` on."""
+def _batches(blocks: Iterator[Columns], rows: int, position: int, end: int) -> Iterator[Batch]:
+    """Batches of ``rows`` frames off blocks of any length, which must continue each other from ``position`` to ``end``.
+
+    Raises RuntimeError where they do not, and the EcgrayError that a task met.
+    """
     rest: Batch | None = None
     for columns in blocks:
         if "error" in columns:
@@ -173,6 +176,8 @@ def _batches(blocks: Iterator[Columns], rows: int, position: int) -> Iterator[Ba
             yield block.rows(row, row + rows)
         if whole < len(block):
             rest = block.rows(whole, len(block))
+    if position != end:
+        raise RuntimeError(f"Ray Data ended at frame {position} where frame {end} is due")
 
 
 def _columns(block: Batch, position: int, slots: bool) -> Columns:

@@ -191,11 +191,21 @@ def test_ray_batches_whatever_the_blocks(archive, beat, data, first, steps):
     for a, b in pairwise(edges):
         blocks.append(_columns(whole.rows(a, b), first * BATCH + a, False))
     expected = [whole.rows(row, row + BATCH) for row in range(0, len(whole), BATCH)]
-    equal(list(_batches(iter(blocks), BATCH, first * BATCH)), expected)
+    equal(list(_batches(iter(blocks), BATCH, first * BATCH, (first + steps) * BATCH)), expected)
 
 
 def test_ray_blocks_out_of_order_are_noticed(archive, beat):
     plan = make_plan(archive, SMALL, beat, BATCH)
     block = cut_block(archive, plan, beat, 4, 5, range(8))
     with pytest.raises(RuntimeError, match="gave frame 128 where frame 96 is due"):
-        list(_batches(iter([_columns(block, 128, False)]), BATCH, 96))
+        list(_batches(iter([_columns(block, 128, False)]), BATCH, 96, 128))
+
+
+@pytest.mark.parametrize("missing", [1, BATCH])
+def test_ray_blocks_that_end_too_early_are_noticed(archive, beat, missing):
+    plan = make_plan(archive, SMALL, beat, BATCH)
+    block = cut_block(archive, plan, beat, 0, 3, range(8))
+    batches = _batches(iter([_columns(block.rows(0, 3 * BATCH - missing), 0, False)]), BATCH, 0, 3 * BATCH)
+    assert [len(next(batches)) for _ in range(2)] == [BATCH, BATCH]
+    with pytest.raises(RuntimeError, match=f"ended at frame {3 * BATCH - missing} where frame {3 * BATCH} is due"):
+        next(batches)
