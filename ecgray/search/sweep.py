@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -219,7 +220,7 @@ def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved
             name="tune",
             storage_path=str(state),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[_keep_errors(searcher, setting.sweep)],
+            callbacks=[_keep_errors(setting.sweep)],
             verbose=0,
         ),
     )
@@ -262,7 +263,7 @@ def _halving(searcher: StudySearch, config: SweepConfig) -> Any:
     return scheduler
 
 
-def _keep_errors(searcher: StudySearch, sweep: SweepFolder) -> Any:
+def _keep_errors(sweep: SweepFolder) -> Any:
     """A callback that writes down why a trial's process died: the trial itself could not."""
     from ray.tune import Callback
 
@@ -270,7 +271,10 @@ def _keep_errors(searcher: StudySearch, sweep: SweepFolder) -> Any:
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = trial.get_error()
             text = f"The process of the trial died, and once more after a new start: {error}"
-            write_atomically(sweep.trial(trial.config["number"]) / ERROR, text.encode())
+            folder = sweep.trial(trial.config["number"])
+            with contextlib.suppress(OSError):  # a disk that refuses ends the sweep when the study is told
+                folder.mkdir(parents=True, exist_ok=True)  # it may have died before it did this itself
+                write_atomically(folder / ERROR, text.encode())
 
     return KeepErrors()
 
