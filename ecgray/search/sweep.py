@@ -24,13 +24,14 @@ from ecgray.search.final import run_final
 from ecgray.search.folder import SweepFolder, open_sweep
 from ecgray.search.shared import Devices
 from ecgray.search.space import Space
-from ecgray.search.trial import ERROR, TrialSetting, run_trial
+from ecgray.search.trial import ERROR, RESULT, TrialSetting, run_trial
 from ecgray.shards.archive import open_archive
 from ecgray.shards.manifest import write_atomically
 from ecgray.shards.storage import is_remote, resolve
 from ecgray.training.ray_train import connected
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
     from ecgray.search.study import StudySearch
@@ -211,7 +212,7 @@ def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_halving(searcher, setting.config),
+            scheduler=_halving(searcher.study, setting.config, setting.sweep),
             num_samples=searcher.left,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
@@ -237,8 +238,9 @@ def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved
         searcher.dump()
 
 
-def _halving(searcher: StudySearch, config: SweepConfig) -> Any:
-    """Asynchronous successive halving that knows what earlier processes of this sweep have seen at every rung."""
+def _halving(study: Study, config: SweepConfig, sweep: SweepFolder) -> Any:
+    """Asynchronous successive halving that knows what earlier processes of this sweep have seen at every rung, but of
+    trials that go on: those report their rungs again."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     from ecgray.search.study import FINISHED, probes_of
@@ -255,7 +257,10 @@ def _halving(searcher: StudySearch, config: SweepConfig) -> Any:
         stop_last_trials=False,
     )
     nobody: Any = None
-    for trial in searcher.study.get_trials(states=FINISHED):
+    for trial in study.get_trials():
+        # One whose end is written and was not told reports no more than its result.
+        if trial.state not in FINISHED and not (sweep.trial(trial.number) / RESULT).is_file():
+            continue
         before: Any = SimpleNamespace(trial_id=f"before-{trial.number}")
         scheduler.on_trial_add(nobody, before)
         for steps, probe in sorted(probes_of(trial).items()):

@@ -144,19 +144,23 @@ def test_halving_knows_what_earlier_processes_saw(tmp_path: Path, make_sweep: An
     space = replace(SPACE, suggest=suggest, paper=())
     config: SweepConfig = make_sweep(trials=9)
     first = open_search(tmp_path, space=space)
-    for i, probe in enumerate((0.1, 0.2, 0.3, 0.4)):
+    for i, probe in enumerate((0.1, 0.2, 0.3, 0.4, 0.5)):
         first.suggest(f"t{i}")
         first.on_trial_result(f"t{i}", {"steps": 4, "probe": probe})
-        if i < 3:  # the last one is running when the process ends
+        if i < 3:  # the last two are running when the process ends, and one of them has written its result
             first.on_trial_complete(f"t{i}", {"steps": 4, "probe": probe})
-    scheduler = _halving(open_search(tmp_path, space=space), config)
+    result = SweepFolder(tmp_path).trial(4) / "result.json"
+    result.parent.mkdir(parents=True)
+    result.touch()
+    scheduler = _halving(open_search(tmp_path, space=space).study, config, SweepFolder(tmp_path))
     decisions = []
-    for probe in (0.25, 0.15):
+    for probe in (0.22, 0.23):
         trial: Any = SimpleNamespace(trial_id=f"new {probe}")
         scheduler.on_trial_add(None, trial)
         assert scheduler.on_trial_result(None, trial, {"score": 1.0}) == TrialScheduler.CONTINUE
         decisions.append(scheduler.on_trial_result(None, trial, {"steps": 4, "probe": probe}))
-    assert decisions == [TrialScheduler.CONTINUE, TrialScheduler.STOP], "above and below the median of .1, .2, .3"
+    # Below the median of .1, .2, .3 and .5, then above that of these and .22: .4 will be reported again.
+    assert decisions == [TrialScheduler.STOP, TrialScheduler.CONTINUE]
     assert config.rungs == (4,)
 
 
