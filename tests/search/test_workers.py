@@ -27,7 +27,7 @@ def test_trials_with_two_workers_leave_nothing_reserved(two_cpus: None, make_swe
     space = replace(SPACES["weimann2021_pretraining"], suggest=suggest, paper=points)
     sweep(space, make_sweep(trials=2), tmp_path / "sweep", resources=Resources(workers=2))
     rows = json.loads((tmp_path / "sweep" / "trials.json").read_text())
-    assert rows[0]["state"] == "COMPLETE" and rows[1]["state"] in ("COMPLETE", "PRUNED")
+    assert [row["state"] for row in rows] == ["COMPLETE", "PRUNED"]
     starts = [
         json.loads((run / "environment.json").read_text())["starts"]
         for run in (tmp_path / "sweep" / "pretraining").glob("*/run")
