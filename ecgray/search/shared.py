@@ -74,6 +74,7 @@ class SharedPretraining:
             resume=True,
             show_progress=False,
             cluster_share=self._devices.cluster_share,
+            patient=True,
         )
         self._note("pretrain", steps, began)
         return steps - done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -24,9 +23,8 @@ from ecgray.search.final import run_final
 from ecgray.search.folder import SweepFolder, open_sweep
 from ecgray.search.shared import Devices
 from ecgray.search.space import Space
-from ecgray.search.trial import ERROR, RESULT, TrialSetting, run_trial
+from ecgray.search.trial import RESULT, TrialSetting, run_trial
 from ecgray.shards.archive import open_archive
-from ecgray.shards.manifest import write_atomically
 from ecgray.shards.storage import is_remote, resolve
 from ecgray.training.ray_train import connected
 
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 
 LEAST_CPUS = 0.01
 """What the actor of a trial reserves whose workers do the work; Tune takes no 0."""
-RETRIES = 1
-"""How often a trial whose process died is started again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +201,8 @@ def _resolved(config: SweepConfig) -> tuple[SweepConfig, dict[str, list[str]]]:
 def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved: dict[str, float]) -> None:
     from ray import tune
 
+    from ecgray.search.deaths import RETRIES, Deaths
+
     state = setting.sweep.path / "tune" / uuid.uuid4().hex[:12]
     state.mkdir(parents=True)
     trainable = tune.with_resources(tune.with_parameters(run_trial, setting=setting), reserved)
@@ -221,7 +219,7 @@ def _run(searcher: StudySearch, setting: TrialSetting, concurrent: int, reserved
             name="tune",
             storage_path=str(state),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[_keep_errors(setting.sweep)],
+            callbacks=[Deaths(setting.sweep)],
             verbose=0,
         ),
     )
@@ -266,22 +264,6 @@ def _halving(study: Study, config: SweepConfig, sweep: SweepFolder) -> Any:
         for steps, probe in sorted(probes_of(trial).items()):
             scheduler.on_trial_result(nobody, before, {"steps": steps, "probe": probe})
     return scheduler
-
-
-def _keep_errors(sweep: SweepFolder) -> Any:
-    """A callback that writes down why a trial's process died: the trial itself could not."""
-    from ray.tune import Callback
-
-    class KeepErrors(Callback):
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            error = trial.get_error()
-            text = f"The process of the trial died, and once more after a new start: {error}"
-            folder = sweep.trial(trial.config["number"])
-            with contextlib.suppress(OSError):  # a disk that refuses ends the sweep when the study is told
-                folder.mkdir(parents=True, exist_ok=True)  # it may have died before it did this itself
-                write_atomically(folder / ERROR, text.encode())
-
-    return KeepErrors()
 
 
 def _show(bar: Any, trial: FrozenTrial) -> None:

@@ -53,12 +53,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class OnCluster:
     """Where and on how much of it a run is trained: (fewest, most) workers, what delivers the frames, what each worker
-    computes on (None: a GPU where there are any now), and the share of each node's CPUs that they may reserve."""
+    computes on (None: a GPU where there are any now), the share of each node's CPUs that they may reserve, and whether
+    machines that are away are waited for from the first start on."""
 
     workers: tuple[int, int]
     backend: Literal["local", "ray"]
     device: Literal["cpu", "cuda"] | None = None
     share: float = 1.0
+    patient: bool = False
 
     def room(self, groups: set[str] | None = None) -> Room | None:
         return room_for(free_nodes(groups, self.share), self.workers, self.backend, self.device)
@@ -91,7 +93,7 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
 def _starts(config: PretrainConfig, run: RunFolder, where: OnCluster, stop: StopRequest, bar: Any) -> None:
     """One start after another until the run ends."""
     failures, reached = 0, _newest(run)
-    patient = False
+    patient = where.patient
     while True:
         room = _wait_for_room(run, where, stop, patient)
         ended, failure = _start(config, run, where, room, stop, bar)

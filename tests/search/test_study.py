@@ -24,7 +24,7 @@ from ecgray.search.config import SearchConfig, SweepConfig
 from ecgray.search.folder import SweepFolder
 from ecgray.search.space import Space
 from ecgray.search.study import StudySearch, open_storage, stored
-from ecgray.search.sweep import Resources, _halving, _keep_errors
+from ecgray.search.sweep import Resources, _halving
 
 SPACE = SPACES["weimann2021_pretraining"]
 RUNG, END = {"steps": 4, "probe": 0.25}, {"score": 0.5, "cost": 7.0}
@@ -129,12 +129,6 @@ def test_what_tune_writes_of_the_searcher_holds_no_password(tmp_path: Path) -> N
     with pytest.raises(EcgrayError) as error:
         open_storage("postgresql://user:hunter2@127.0.0.1:1/none", tmp_path)
     assert "hunter2" not in str(error.value) and "postgresql" in str(error.value)
-
-
-def test_a_trial_that_died_before_it_made_its_folder_leaves_its_reason(tmp_path: Path) -> None:
-    trial = SimpleNamespace(config={"number": 3}, get_error=lambda: "The actor died unexpectedly.")
-    _keep_errors(SweepFolder(tmp_path)).on_trial_error(1, [trial], trial)
-    assert "died unexpectedly" in (tmp_path / "trials" / "trial-0003" / "error.txt").read_text()
 
 
 def test_halving_knows_what_earlier_processes_saw(tmp_path: Path, make_sweep: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from optuna.trial import BaseTrial
 
 from ecgray.cli import main
+from ecgray.config import with_values
 from ecgray.errors import EcgrayError
 from ecgray.recipes import SPACES
 from ecgray.report.read_sweep import read_sweep
@@ -126,3 +127,32 @@ def test_a_study_that_can_no_longer_be_told_ends_the_sweep_in_one_line(
     assert "Traceback" not in capfd.readouterr().err
     sweep(space, config, out, resources=Resources(concurrent=1), resume=True)
     assert [row["state"] for row in rows_of(out)] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_trial_that_loses_its_process_again_and_again_and_comes_further(
+    two_cpus: None, make_sweep: Any, tmp_path: Path
+) -> None:
+    """Three times, more often than one that stays where it is would be started again."""
+    out, trial = tmp_path / "sweep", tmp_path / "sweep" / "trials" / "trial-0000"
+    times = {"pretrain.training.steps": 600, "pretrain.training.checkpoint_every": 20}
+    killed: dict[int, str] = {}
+
+    def newest() -> str:
+        found = newest_checkpoint(trial / "pretraining" / "run" / "checkpoints")
+        return "" if found is None else found.name
+
+    def kill() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while len(killed) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+            words = (trial / "lock").read_text().split() if (trial / "lock").is_file() else []
+            if words and int(words[0]) not in killed and newest() not in ("", *killed.values()):
+                time.sleep(0.3)
+                os.kill(int(words[0]), signal.SIGKILL)
+                killed[int(words[0])] = newest()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    sweep(space_of({}), with_values(make_sweep(trials=1), times), out, resources=Resources(concurrent=1))
+    killer.join()
+    assert len(set(killed.values())) == 3 and [row["state"] for row in rows_of(out)] == ["COMPLETE"]
