@@ -20,7 +20,7 @@ from ecgray.shards.storage import is_remote, join, resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.loaded import model_folder
 from ecgray.training.model_folder import WEIGHTS, ModelDescription, read_description
-from ecgray.training.run import read_config
+from ecgray.training.run import read_config, run_hash
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,22 @@ def open_pretrained(run: str | Path) -> Pretrained:
         sha256=file_sha256(folder / WEIGHTS),
         config=config,
     )
+
+
+def not_yet_trained(config: PretrainConfig, archive: Archive) -> Pretrained:
+    """The network that ``config`` will train on ``archive``, for what can be refused before it does."""
+    hashes = tuple(manifest.hash for manifest in archive.manifests)
+    description = ModelDescription(
+        model=config.model,
+        classes=config.task.classes,
+        leads=archive.leads,
+        fs=archive.fs,
+        mean_mv=archive.mean_mv,
+        sd_mv=archive.sd_mv,
+        config_hash=run_hash(config, hashes),
+        manifest_hashes=hashes,
+    )
+    return Pretrained(folder="this network", description=description, sha256="", config=config)
 
 
 def _named(run: str | Path, folder: Path) -> str:

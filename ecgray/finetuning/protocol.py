@@ -7,7 +7,7 @@ and every chosen network predicts them once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,27 +66,10 @@ def finetune(
     if workers < 0:
         raise EcgrayError(f"The number of workers must be 0 or more, got {workers}; 0 runs in this process.")
     config = _with_absolute_paths(config)
-    labelled = open_labelled(config.data.shards)
     pretrained = None if config.pretrained is None else open_pretrained(config.pretrained)
-    if pretrained is not None:
-        check_fits(pretrained, config.model, labelled.archive.leads)
-        if len(pretrained.description.leads) > 1:
-            labelled = replace(labelled, archive=labelled.archive.in_order(pretrained.description.leads))
+    material = examine(config, pretrained)
+    labelled, test_set, classes, splits = material.labelled, material.test_set, material.classes, material.splits
     own_test = config.data.test_shards is None
-    test_set = _open_test_set(config, labelled)
-    records = cap_records(labelled.records, config.data.records, config.protocol.split_seed)
-    classes = class_names(records["label"])
-    if not own_test and test_set is not None:
-        class_indices(test_set.records["label"], classes)
-    tests = None if own_test else records.iloc[:0] if test_set is None else test_set.records
-    splits = make_splits(records, tests, config)
-    origin: dict[str, Any] | None = None
-    if pretrained is not None:
-        origin = pretrained.origin() | {"test_records_compared": None}
-        if own_test or test_set is not None:
-            test = splits[splits["split"] == "test"]
-            origin["test_records_compared"] = refuse_pretraining_records(test, (test_set or labelled).archive, origin)
-    _check_network(config, splits, len(labelled.archive.leads), len(classes))
     sources: dict[str, Any] = {
         "manifest_hashes": [manifest.hash for manifest in labelled.archive.manifests],
         "test": "own" if own_test else None if test_set is None else test_set.archive.manifests[0].hash,
@@ -94,9 +77,9 @@ def finetune(
     }
     details = {
         "classes": list(classes),
-        "records": len(records),
+        "records": material.records,
         "records_left_out": labelled.left_out,
-        "pretrained": origin,
+        "pretrained": material.origin,
     }
     with open_folder(out, config, sources, details, resume=resume) as run:
         write_parquet_atomically(run.path / "splits.parquet", splits[COLUMNS])
@@ -131,6 +114,51 @@ def finetune(
         collect([job.folder for job in jobs], run.path, classes)
         run.publish(run.path / "predictions.parquet", run.path / "scores.json")
         return run.place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a finetuning run works on.
+
+    test_set: another shard set that holds the test, None where the test is part of ``labelled`` or there is none;
+    records: how many of ``labelled`` are used; splits: see ``make_splits``; origin: what the run keeps of its
+    pretrained network, None for random weights.
+    """
+
+    labelled: LabelledSet
+    test_set: LabelledSet | None
+    records: int
+    classes: tuple[str, ...]
+    splits: pd.DataFrame
+    origin: dict[str, Any] | None
+
+
+def examine(config: FinetuneConfig, pretrained: Pretrained | None) -> Material:
+    """Open what ``config`` asks for and refuse, with an EcgrayError, what ``finetune`` cannot do with it. Nothing is
+    written, and no signal read."""
+    labelled = open_labelled(config.data.shards)
+    if pretrained is not None:
+        check_fits(pretrained, config.model, labelled.archive.leads)
+        if len(pretrained.description.leads) > 1:
+            labelled = replace(labelled, archive=labelled.archive.in_order(pretrained.description.leads))
+    own_test = config.data.test_shards is None
+    test_set = _open_test_set(config, labelled)
+    records = cap_records(labelled.records, config.data.records, config.protocol.split_seed)
+    classes = class_names(records["label"])
+    if not own_test and test_set is not None:
+        class_indices(test_set.records["label"], classes)
+    tests = None if own_test else records.iloc[:0] if test_set is None else test_set.records
+    splits = make_splits(records, tests, config)
+    origin: dict[str, Any] | None = None
+    if pretrained is not None:
+        origin = pretrained.origin() | {"test_records_compared": None}
+        if own_test or test_set is not None:
+            test = splits[splits["split"] == "test"]
+            origin["test_records_compared"] = refuse_pretraining_records(test, (test_set or labelled).archive, origin)
+    _check_network(config, splits, len(labelled.archive.leads), len(classes))
+    return Material(
+        labelled=labelled, test_set=test_set, records=len(records), classes=classes, splits=splits, origin=origin
+    )
 
 
 def _gather(run: RunFolder) -> None:

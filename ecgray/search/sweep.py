@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ecgray.errors import EcgrayError
-from ecgray.finetuning.labelled import open_labelled
+from ecgray.finetuning.pretrained import not_yet_trained
+from ecgray.finetuning.protocol import examine
 from ecgray.sampling.plan import make_plan
 from ecgray.search.config import SweepConfig
 from ecgray.search.final import run_final
@@ -184,17 +185,19 @@ def _resolved(config: SweepConfig) -> tuple[SweepConfig, dict[str, list[str]]]:
     plan = make_plan(archive, pretrain.sampling, pretrain.task, pretrain.training.batch_size)
     training = replace(pretrain.training, steps=pretrain.training.steps or plan.steps_per_budget)
     pretrain = replace(pretrain, data=replace(pretrain.data, shards=shards), training=training)
-    labelled = absolute(finetune.data.shards)
     test = None if finetune.data.test_shards is None else absolute(finetune.data.test_shards)
-    places = [labelled, *([test] if test not in (None, "none") else [])]
-    hashes = {
-        "pretrain": [manifest.hash for manifest in archive.manifests],
-        "finetune": [manifest.hash for path in places for manifest in open_labelled(str(path)).archive.manifests],
-    }
-    data = replace(finetune.data, shards=labelled, test_shards=test)
+    data = replace(finetune.data, shards=absolute(finetune.data.shards), test_shards=test)
     config = replace(config, pretrain=pretrain, finetune=replace(finetune, data=data))
     # Made here for what they refuse, instead of in a trial that has pretrained for hours.
-    _ = config.rungs, config.probing(pretrain, ""), config.finetuning("")
+    _, base, network = config.rungs, config.of_trial({}), not_yet_trained(pretrain, archive)
+    asked = [base.probing(pretrain, ""), base.finetuning("")]
+    for finetuning in asked + ([base.final("")] if config.search.final_seeds else []):
+        material = examine(finetuning, network)
+    sets = [material.labelled, *([material.test_set] if material.test_set else [])]
+    hashes = {
+        "pretrain": [manifest.hash for manifest in archive.manifests],
+        "finetune": [manifest.hash for labelled in sets for manifest in labelled.archive.manifests],
+    }
     return config, hashes
 
 

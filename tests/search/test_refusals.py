@@ -58,7 +58,7 @@ def test_a_sweep_goes_on_in_its_own_storage_alone(two_cpus: None, make_sweep: An
 def test_a_sweep_goes_on_with_its_own_records_alone(make_sweep: Any, tmp_path: Path) -> None:
     """Wherever they lie; trials that learned from others could not be ranked beside the old ones."""
     sets = {}
-    for name, seed in (("own", 0), ("moved", 0), ("other", 1)):
+    for name, seed in (("own", 1), ("moved", 1), ("other", 2)):
         sets[name] = tmp_path / name / "shards"
         write_labelled(tmp_path / name / "files", records=40, seed=seed)
         ingest(DATABASES["synthetic"](), tmp_path / name / "files", sets[name], workers=0, progress=False)
@@ -89,3 +89,18 @@ def test_the_folder_of_a_sweep_holds_no_password(make_sweep: Any, tmp_path: Path
     written = [path.read_bytes() for path in (tmp_path / "sweep").rglob("*") if path.is_file()]
     assert sum(b"postgresql" in content for content in written) == 2
     assert not any(b"hunter2" in content for content in written)
+
+
+def test_what_finetuning_would_refuse_is_refused_before_any_pretraining(make_sweep: Any) -> None:
+    config = make_sweep(final_seeds=1)
+    own = {"pretrain.data.shards": [config.finetune.data.shards], "pretrain.task": "future", "pretrain.task.context": 2}
+    refused: list[tuple[dict[str, Any], str]] = [
+        (own | {"pretrain.sampling.frame_size": 64}, "No test record may be among the records that this network was"),
+        ({"finetune.data.records": 5}, "Every split needs records"),
+        ({"finetune.freeze_blocks": 99}, "number of frozen blocks must lie between"),
+        ({"finetune.protocol.batch_size": 1, "finetune.data.seconds": 0.1}, "Batch normalisation must see"),
+    ]
+    _resolved(config)
+    for values, words in refused:
+        with pytest.raises(EcgrayError, match=words):
+            _resolved(with_values(config, values))
