@@ -303,8 +303,8 @@ class Training:
         """Raises RunEnded for weights that a step with a finite loss and gradient has made infinite."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
             raise RunEnded(
-                f"The weights must be finite, got nan or inf after step {self.state.step}, whose loss and gradient were "
-                f"finite; the last good checkpoint is {self._last_good()}. Start a new run with a lower "
+                f"The weights must be finite, got nan or inf after step {self.state.step}, whose loss and gradient "
+                f"were finite; the last good checkpoint is {self._last_good()}. Start a new run with a lower "
                 "optimiser.learning_rate."
             )
 
