@@ -133,27 +133,32 @@ def _cover(has: Bools, draw: np.random.Generator) -> npt.NDArray[np.int8]:
     _, signature = np.unique(has, axis=0, return_inverse=True)
     signature = signature.ravel()
     side = np.full(len(has), -1, np.int8)
-    best, best_missing, tries = side.copy(), 2 * has.shape[1] + 1, 0
+    held, free = np.zeros((2, has.shape[1]), np.int64), has.sum(axis=0)  # patients per class, by side and of no side
+    best, best_missing = side.copy(), 2 * has.shape[1] + 1
+    levels: list[tuple[int, list[int]]] = []  # side, and candidates for it, the one that is on it last
 
-    def search() -> bool:
-        nonlocal best, best_missing, tries
-        tries += 1
-        met = np.stack([has[side == s].any(axis=0) for s in (0, 1)])
-        missing = np.argwhere(~met)
+    def put(row: int, s: int, sign: int = 1) -> None:
+        side[row] = s if sign > 0 else -1
+        held[s] += sign * has[row]
+        free[...] -= sign * has[row]
+
+    for _ in range(_TRIES):
+        missing = np.argwhere(held == 0)
         if len(missing) < best_missing:
             best, best_missing = side.copy(), len(missing)
-        if not len(missing) or tries >= _TRIES:
-            return True
-        open_rows = has & (side < 0)[:, None]
-        s, column = missing[open_rows.sum(axis=0)[missing[:, 1]].argmin()]
-        candidates = order[open_rows[order, column]]
+        if not len(missing):
+            break
+        s, column = missing[free[missing[:, 1]].argmin()].tolist()
+        candidates = order[has[order, column] & (side[order] < 0)]
         _, kinds = np.unique(signature[candidates], return_index=True)
-        for row in candidates[np.sort(kinds)]:
-            side[row] = s
-            if search():
-                return True
-            side[row] = -1
-        return False
-
-    search()
+        levels.append((s, candidates[np.sort(kinds)[::-1]].tolist()))
+        while levels and not levels[-1][1]:  # no candidate is left: take back the one of the level before
+            levels.pop()
+            if levels:
+                s, rows = levels[-1]
+                put(rows.pop(), s, sign=-1)
+        if not levels:
+            break
+        s, rows = levels[-1]
+        put(rows[-1], s)
     return best

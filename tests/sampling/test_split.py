@@ -124,6 +124,12 @@ def test_three_patients_that_pairwise_share_a_class_still_split(make_archive):
         assert covered(has, split(make_archive, has, 0.34, seed)) == (2, 3)
 
 
+def test_hundreds_of_labels_that_two_patients_have(make_archive):
+    """Labels typed by hand: as many steps as there are (label, side) pairs, more than Python calls can be nested."""
+    has = np.repeat(np.eye(600, dtype=bool), 2, axis=0)
+    assert covered(has, split(make_archive, has, 0.05, 0)) == (600, 600)
+
+
 @pytest.mark.parametrize(("patients", "fraction"), [(1, 0.5), (2, 0.05), (9, 0.05), (4, 0.95)])
 def test_a_side_without_patients_is_refused(make_archive, patients, fraction):
     archive = make_archive(np.arange(patients), np.full(patients, 1000))
