@@ -73,7 +73,7 @@ def working_copy(url: str, *, resume: bool, wanted: Callable[[str], bool]) -> It
         renew(url, folder, wanted if "config.json" in below else lambda name: False)
         yield folder, lock.number
         lock.check()
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # before the lock goes to one who makes his own copy here
 
 
 def renew(url: str, folder: Path, wanted: Callable[[str], bool]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from ecgray.errors import EcgrayError
-from ecgray.shards import remote_lock
+from ecgray.shards import remote_lock, working
 from ecgray.shards.remote_lock import remotely_locked
 from ecgray.shards.storage import join, list_files, write_bytes
 
@@ -53,6 +55,25 @@ def test_a_silent_holder_elsewhere_loses_it(bucket: str, short: None) -> None:
     write_bytes(join(bucket, "run", "lock", "000006"), b'{"host": "elsewhere", "kernel": "other", "pid": 1}')
     with remotely_locked(bucket + "/run"):
         assert list(list_files(bucket + "/run")) == ["lock/000007"]
+
+
+def test_a_working_copy_of_the_next_holder_stays(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one of this machine gets the lock in the moment in which it is free."""
+    url, begun = bucket + "/run", contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def followed(folder: str) -> Iterator[remote_lock.RemoteLock]:
+        with remotely_locked(folder) as lock:
+            yield lock
+        monkeypatch.setattr(working, "remotely_locked", remotely_locked)
+        begun.enter_context(working.working_copy(url, resume=True, wanted=lambda name: True))
+
+    monkeypatch.setattr(working, "remotely_locked", followed)
+    with begun:
+        with working.working_copy(url, resume=True, wanted=lambda name: True) as (folder, _):
+            (folder / "ours").touch()
+        assert folder.is_dir() and not (folder / "ours").exists()
+    assert not folder.exists()
 
 
 def test_who_writes_for_a_holder_that_lost_it_is_refused(bucket: str) -> None:
