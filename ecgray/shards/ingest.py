@@ -14,8 +14,8 @@ import json
 import logging
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -113,7 +113,7 @@ def _ingest(
         write_atomically(work / "plan.json", _sealed({"plan": plan, "target": asdict(target)}))
         if url is not None:
             push(out, url, [f"{WORK}/plan.json"])
-    published = {} if url is None else list_files(url)
+    published = {} if url is None else _by_shard(list_files(url))
     for dead in out.glob("*.partial*"):
         shutil.rmtree(dead) if dead.is_dir() else dead.unlink()
     jobs = [
@@ -124,7 +124,7 @@ def _ingest(
             out=out,
             number=i,
             url=url,
-            published={name: size for name, size in published.items() if shard_name(i) in name},
+            published=published.get(shard_name(i), {}),
         )
         for i, part in enumerate(lay_out(references, sizes, mb))
     ]
@@ -144,6 +144,14 @@ def _ingest(
     if url is not None:
         publish_set(out, url, manifest)
     return manifest
+
+
+def _by_shard(published: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Files at a URL, name to bytes, by the shard that they are of: those in its folder, and its ledger."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for name, size in published.items():
+        found[name.removeprefix(f"{WORK}/").split("/")[0].removesuffix(".ledger")][name] = size
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

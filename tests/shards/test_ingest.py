@@ -364,3 +364,12 @@ def test_this_process_alone_imports_no_ray(tmp_path):
         "assert not {'ray', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_published_files_are_those_of_their_shard():
+    names = [f"shard-{i:05d}/{name}.npy" for i in (1, 10_000, 100_001) for name in ("signal", "beats")]
+    names += [f".ingest/shard-{i:05d}.ledger" for i in (1, 10_000, 100_001)]
+    found = ingest_module._by_shard(dict.fromkeys([*names, ".ingest/plan.json", "records.parquet"], 7))
+    for shard in ("shard-00001", "shard-10000", "shard-100001"):
+        own = (f"{shard}/signal.npy", f"{shard}/beats.npy", f".ingest/{shard}.ledger")
+        assert found[shard] == dict.fromkeys(own, 7)
