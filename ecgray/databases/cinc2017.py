@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ class CinC2017(Database):
     | original | 5,154 | 771 | 2,557 | 46 |
 
     ``labels`` picks the version; which table has it is told by content, since ``REFERENCE.csv`` does not name its
-    own. The root is the folder that holds ``training2017/``, or that folder itself. Records are the headers that are
-    there, whatever RECORDS lists; one without a row in the table has no label.
+    own; where its records cannot tell, it is taken for the version asked for, with a warning. The root is the folder
+    that holds ``training2017/``, or that folder itself. Records are the headers that are there, whatever RECORDS lists;
+    one without a row in the table has no label.
 
     Clifford et al., Computing in Cardiology 44, 2017, doi:10.22489/CinC.2017.065-469.
     """
@@ -67,7 +69,7 @@ class CinC2017(Database):
 
 def _table_of_version(tables: Sequence[Path], asked: str) -> dict[str, str]:
     """The labels of the table whose content is the version asked for, else of one whose content cannot tell and
-    whose name does not say another."""
+    whose name does not say another; where the name says none either, a line on stderr tells that this was taken."""
     contents = {table: read_table(table) for table in tables}
     possible = {table: possible_versions(labels) for table, labels in contents.items()}
     for table in tables:
@@ -75,6 +77,12 @@ def _table_of_version(tables: Sequence[Path], asked: str) -> dict[str, str]:
             return contents[table]
     for table in sorted(tables, key=lambda table: _stated(table) != asked):
         if asked in possible[table] and _stated(table) in (asked, None):
+            if _stated(table) is None:
+                print(
+                    f"ecgray: {table.name} of cinc2017 was taken for labels of version {asked}, though it may be"
+                    f" {' or '.join(sorted(possible[table]))}; rename it to REFERENCE-{asked}.csv if that is right.",
+                    file=sys.stderr,
+                )
             return contents[table]
     held = ", ".join(f"{table.name} holds {' or '.join(sorted(possible[table]))}" for table in tables)
     raise EcgrayError(

@@ -72,16 +72,23 @@ def test_the_right_one_of_several_is_taken_whatever_their_names(copy: Path, cinc
     assert labels(copy, "original") == {"N": 10, "A": 8, "O": 5, "~": 1}
 
 
-def test_where_the_content_cannot_tell_the_name_decides(copy: Path) -> None:
+def test_where_the_content_cannot_tell_the_name_decides(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = copy / "training2017"
     for file in training.glob("A*"):
         if file.stem != "A05493":
             file.unlink()
     (training / "REFERENCE.csv").write_text("A05493,N\n")
     assert all(labels(copy, version).total() == 1 for version in FILES)
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "REFERENCE.csv of cinc2017 was taken for labels of version v3" in line] == [
+        said[0]
+    ]
+    assert len(said) == 3 and "may be original or v2 or v3; rename it to REFERENCE-v3.csv" in said[0]
     (training / "REFERENCE-original.csv").write_text("A05493,O\n")
     assert labels(copy, "v3") == {"N": 1}
+    capsys.readouterr()
     assert labels(copy, "original") == {"O": 1}
+    assert capsys.readouterr().err == ""
     (training / "REFERENCE.csv").unlink()
     with pytest.raises(EcgrayError, match="version v3"):
         labels(copy, "v3")
