@@ -45,6 +45,8 @@ def prepare(record: Record, target: Target) -> Record:
 
 def _invalid(record: Record) -> str | None:
     """Why a record breaks its contract, if it does; nothing that could not be read back may reach a shard."""
+    if any("\ud800" <= letter <= "\udfff" for letter in record.id + record.patient):
+        return "its name or its folder's is not UTF-8; rename it"
     signal, n = record.signal, len(record.leads)
     if signal.dtype != np.int16 or signal.ndim != 2 or signal.shape[0] != n:
         return f"signal must be int16 of {n} leads, got {signal.dtype} of shape {signal.shape}"

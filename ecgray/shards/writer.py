@@ -228,7 +228,7 @@ def _refused_csv(refused: Sequence[tuple[str, str]]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("record", "reason"))
     writer.writerows(refused)
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "backslashreplace")  # the name of a file need not be UTF-8
 
 
 def _totals(column: pa.ChunkedArray, width: int) -> list[int]:

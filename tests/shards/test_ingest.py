@@ -295,6 +295,18 @@ def test_what_preparing_a_record_trips_over_is_its_own_reason(random_records, tm
     assert "cannot be brought to 250 Hz" in rows["z0"] and "unreadable (TypeError" in rows["z1"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are of any bytes on Linux alone")
+def test_a_file_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
+    (tmp_path / "db").mkdir()
+    for name in ("A00405.hea", "A00405.mat"):
+        shutil.copy(DATA / "cinc2017" / "training2017" / name, tmp_path / "db")
+    shutil.copy(tmp_path / "db" / "A00405.hea", os.fsencode(tmp_path / "db") + b"/r\xff.hea")
+    manifest = run(tmp_path / "out", DATABASES["folder"](), tmp_path / "db")
+    assert (manifest.records, manifest.refused) == (1, 1)
+    rows = (tmp_path / "out" / "refused.csv").read_text().splitlines()
+    assert rows == ["record,reason", "r\\udcff,its name or its folder's is not UTF-8; rename it"]
+
+
 def test_two_records_of_one_name_are_refused_before_anything_is_written(tmp_path):
     for group in ("p00", "p01"):
         patient = tmp_path / "db" / group / "p00000"
