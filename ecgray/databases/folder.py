@@ -13,7 +13,7 @@ from typing import ClassVar
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
 from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import read_record, require_annotator
+from ecgray.databases.wfdb_files import masters, read_record, require_annotator
 from ecgray.errors import EcgrayError, quoted
 
 
@@ -28,7 +28,7 @@ class Folder(Database):
     ``labels.csv`` in the root may give labels and patients: a first row naming the columns ``record``, ``label``
     (several separated by ``;``, or none) and, where known, ``patient``; records by id, or by bare name where only one
     record has it. Without that the patient is the record's folder; where all records lie in one folder, each record
-    is its own patient.
+    is its own patient, and the segments of a multi-segment record are of one: each is a record, the whole is refused.
     """
 
     lead: str | None = None
@@ -54,12 +54,16 @@ class Folder(Database):
             )
         ids = [path.relative_to(root).as_posix() for path in paths]
         one_folder = len({path.parent for path in paths}) == 1
+        whole = masters(path for path in paths if one_folder or path.parent == root)
         table = _read_labels(root / "labels.csv", ids)
         references = []
         for record, path in zip(ids, paths, strict=True):
             labels, patient = table.get(record, ((), ""))
             if not patient:
-                patient = record if one_folder or path.parent == root else path.parent.relative_to(root).as_posix()
+                recording = whole.get(path, path).relative_to(root)
+                stated = table.get(recording.as_posix(), ((), ""))[1]
+                own = one_folder or path.parent == root
+                patient = stated or (recording if own else recording.parent).as_posix()
             references.append(Reference(record=record, patient=patient, path=path, labels=labels))
         return sorted(references, key=lambda reference: (reference.patient, reference.record))
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import header_names, read_record, require_annotator
+from ecgray.databases.wfdb_files import header_names, masters, read_record, require_annotator
 from ecgray.databases.wfdb_header import read_header
 
 # Every symbol that WFDB counts as a QRS complex; all other symbols (~ | x " [ ] + ...) are no beats.
@@ -56,7 +56,11 @@ class MitBih(Database):
         names = header_names(root)
         if not any((root / f"{name}.{self.annotator}").exists() for name in names):
             raise other_layout(root, self.name, f"records as .hea, .dat and .{self.annotator} in the folder itself")
-        references = [Reference(record=name, patient=SAME_PATIENT.get(name, name), path=root / name) for name in names]
+        whole = masters(root / name for name in names)
+        references = [
+            Reference(record=path.name, patient=SAME_PATIENT.get(path.name, whole.get(path, path).name), path=path)
+            for path in (root / name for name in names)
+        ]
         return sorted(references, key=lambda reference: (reference.patient, reference.record))
 
     def read(self, reference: Reference) -> Record:

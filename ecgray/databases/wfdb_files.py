@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ecgray.databases import wfdb_annotations
 from ecgray.databases.record import Record, RecordRefused, Reference
-from ecgray.databases.wfdb_header import Header, read_header, refuse_outside
+from ecgray.databases.wfdb_header import Header, read_header, refuse_outside, segment_names
 from ecgray.databases.wfdb_signal import read_signal
 from ecgray.errors import EcgrayError, quoted
 
@@ -22,6 +22,11 @@ def header_names(folder: Path) -> list[str]:
     """Names (without suffix) of the header files that lie in the folder itself, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name[:-4] for entry in entries if entry.name.endswith(".hea"))
+
+
+def masters(paths: Iterable[Path]) -> dict[Path, Path]:
+    """segment -> the multi-segment record that it is a stretch of, among the headers at ``paths`` (without suffix)."""
+    return {path.parent / name: path for path in paths for name in segment_names(path)}
 
 
 def require_annotator(annotator: str) -> None:
@@ -119,5 +124,5 @@ def _choose(header: Header, lead: str | None) -> list[int]:
     voltages = [number for number in chosen if header.signals[number].voltage]
     if not voltages:
         units = ", ".join(sorted({header.signals[number].unit for number in chosen}))[:200]
-        raise RecordRefused(f"no lead is a voltage in mV, uV or V; the units are {units}")
+        raise RecordRefused(f"no lead is a voltage in V, mV, uV or nV; the units are {units}")
     return voltages

@@ -13,7 +13,7 @@ from pathlib import Path
 from ecgray.databases.record import RecordRefused
 from ecgray.errors import quoted
 
-MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "v": 1e3}
+MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "\u03bcv": 1e-3, "nv": 1e-6}
 """Millivolts per physical unit, unit in lower case; a signal in any other unit is no ECG lead."""
 
 FS_RANGE_HZ = (1.0, 1e6)
@@ -25,6 +25,8 @@ GAIN_RANGE = (1e-3, 1e10)
 
 _FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,18}))?")
 _GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,12})\))?(?:/(\S+))?")
+# ADC resolution, ADC zero, initial value, checksum and block size; the name may follow any of them.
+_NUMBERS = re.compile(r"(?:[-+]?\d+(?:\.\d*)?(?:\s+|$)){0,5}")
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,7 @@ def read_header(path: Path) -> Header:
     Raises RecordRefused for a header that is missing, malformed, multi-segment, without signals, of zero length or of
     absurd numbers.
     """
-    file = path.with_name(path.name + ".hea")
-    refuse_outside(path.parent, file.name)
-    if not file.is_file():  # a pipe would never end
-        raise RecordRefused("the header (.hea) is missing, or is not a file")
-    try:
-        text = file.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise RecordRefused(f"the header (.hea) cannot be read: {error.strerror}") from None
-    lines = [line.strip() for line in text.lstrip("\ufeff").splitlines()]
+    lines = _lines(path)
     fields = [line for line in lines if line and not line.startswith("#")]
     if not fields:
         raise RecordRefused("the header is empty")
@@ -97,13 +91,39 @@ def read_header(path: Path) -> Header:
     )
 
 
+def segment_names(path: Path) -> list[str]:
+    """The records that the multi-segment header at ``path`` (without suffix) strings together; none of any other."""
+    try:
+        fields = [line.split() for line in _lines(path) if line and not line.startswith("#")]
+    except RecordRefused:
+        return []  # reading the record will say why
+    return [words[0] for words in fields[1:]] if fields and "/" in fields[0][0] else []
+
+
+def _lines(path: Path) -> list[str]:
+    file = path.with_name(path.name + ".hea")
+    refuse_outside(path.parent, file.name)
+    if not file.is_file():  # a pipe would never end
+        raise RecordRefused("the header (.hea) is missing, or is not a file")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise RecordRefused(f"the header (.hea) cannot be read: {error.strerror}") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return [line.strip() for line in text.splitlines()]
+
+
 def refuse_outside(folder: Path, name: str) -> Path:
     """``folder / name``; RecordRefused when that leaves the folder (``..``, an absolute path, a symbolic link)."""
     path = folder / name
     try:
         plain = "/" not in name and "\\" not in name and name not in ("", ".", "..")
         if not (plain and not path.is_symlink()) and not path.resolve().is_relative_to(folder.resolve()):
-            raise RecordRefused(f"the file {quoted(name)} lies outside the record's folder")
+            advice = "; copy the records with links followed (cp -rL)" if path.is_symlink() else ""
+            raise RecordRefused(f"the file {quoted(name)} lies outside the record's folder{advice}")
     except (ValueError, RuntimeError, OSError) as error:
         raise RecordRefused(f"the file name {quoted(name)} cannot be used: {str(error)[:100]}") from None
     return path
@@ -118,7 +138,7 @@ def _whole(text: str) -> int:
 
 def _record_line(fields: list[str]) -> tuple[float, int | None, int]:
     if "/" in fields[0]:
-        raise RecordRefused("the header is multi-segment; its segments are records of their own")
+        raise RecordRefused("the header is multi-segment; its segments are records of their own, of one patient")
     try:
         count = _whole(fields[1])
         fs = float(fields[2].split("/")[0].split("(")[0]) if len(fields) > 2 else 250.0
@@ -134,11 +154,15 @@ def _record_line(fields: list[str]) -> tuple[float, int | None, int]:
 
 
 def _signal_line(line: str, number: int) -> SignalLine:
-    fields = line.split(maxsplit=8)
+    fields = line.split(maxsplit=3)
+    rest = fields[3] if len(fields) > 3 else ""
+    numbers = _NUMBERS.match(rest)
+    name = rest[numbers.end() if numbers else 0 :].strip()
+    integers = numbers[0].split() if numbers else []
     form = _FORMAT.fullmatch(fields[1]) if len(fields) > 1 else None
     gain_field = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else _GAIN.fullmatch("200")
     try:
-        adc_zero = _whole(fields[4]) if len(fields) > 4 else 0
+        adc_zero = _whole(integers[1]) if len(integers) > 1 else 0
     except ValueError:
         form = None
     if form is None or gain_field is None:
@@ -160,5 +184,5 @@ def _signal_line(line: str, number: int) -> SignalLine:
         gain=gain,
         baseline=baseline,
         unit=unit,
-        name=fields[8].strip() if len(fields) > 8 else f"signal {number}",
+        name=name or f"signal {number}",
     )

@@ -171,3 +171,26 @@ def test_the_annotator_is_named(tmp_path: Path, write_record: Writer, wave: Wave
     for kind in (Folder, MitBih):
         with pytest.raises(EcgrayError, match="suffix of annotation files, as atr or qrs, got"):
             kind(annotator="../qrs")
+
+
+def test_segments_of_one_recording_are_one_patient(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    for name in ("a", "s1", "s2", "t1"):
+        write_record(tmp_path / name, wave, marks=[(5, "N", "")])
+    (tmp_path / "m.hea").write_text("m/2 1 250 2000\ns1 1000\ns2 1000\n")
+    (tmp_path / "n.hea").write_text("n/3 1 250 1500\nn_layout 0\n~ 500\nt1 1000\n# a comment\n")
+    expected = {"a": "a", "m": "m", "s1": "m", "s2": "m", "n": "n", "t1": "n"}
+    assert {record: patient for record, (patient, _) in found(tmp_path).items()} == expected
+    assert {reference.record: reference.patient for reference in MitBih().find(tmp_path)} == expected
+    with pytest.raises(RecordRefused, match="multi-segment; its segments are records of their own, of one patient"):
+        read_one(tmp_path / "m")
+    assert wfdb.rdrecord(str(tmp_path / "m")).sig_len == 2000
+    (tmp_path / "labels.csv").write_text("record,label,patient\nm,,P1\nt1,,P2\n")
+    assert [found(tmp_path)[record][0] for record in ("m", "s1", "s2", "n", "t1")] == ["P1", "P1", "P1", "n", "P2"]
+
+
+def test_segments_of_one_recording_are_one_patient_in_a_subfolder(
+    tmp_path: Path, write_record: Writer, wave: Wave
+) -> None:
+    write_record(tmp_path / "data" / "s1", wave)
+    (tmp_path / "data" / "m.hea").write_text("m/1 1 250 1000\ns1 1000\n")
+    assert found(tmp_path) == {"data/m": ("data/m", ()), "data/s1": ("data/m", ())}

@@ -105,6 +105,11 @@ def linked_signal(path: Path) -> None:
     file.symlink_to(path.parent.parent / "x.dat")
 
 
+def linked_header(path: Path) -> None:
+    os.replace(path.with_suffix(".hea"), path.parent.parent / "x.hea")
+    path.with_suffix(".hea").symlink_to(path.parent.parent / "x.hea")
+
+
 def linked_annotations(path: Path) -> None:
     (path.parent.parent / "x.atr").write_bytes(b"\0\0")
     path.with_suffix(".atr").symlink_to(path.parent.parent / "x.atr")
@@ -135,7 +140,7 @@ def edit(path: Path, old: str, new: str) -> None:
     header = path.with_suffix(".hea")
     text = header.read_text()
     assert old in text
-    header.write_text(text.replace(old, new))
+    header.write_text(text.replace(old, new, 1))
 
 
 CASES: list[tuple[Callable[[Path], None], str]] = [
@@ -159,8 +164,9 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (absolute_path, "outside the record's folder"),
     (web_address, "missing"),
     (endless_name, "cannot be used"),
-    (linked_signal, "outside the record's folder"),
-    (linked_annotations, "outside the record's folder"),
+    (linked_signal, r"outside the record's folder; copy the records with links followed \(cp -rL\)"),
+    (linked_annotations, "outside the record's folder; copy"),
+    (linked_header, "outside the record's folder; copy"),
     (signal_is_a_folder, "missing"),
     (cut_annotations, "cut off"),
     (foreign_annotations, "3 of 5 annotations lie outside its 1000 samples"),

@@ -42,6 +42,11 @@ def test_both_date_forms_line_ends_and_blanks(tmp_path: Path, first: str) -> Non
         ("r.dat 16x1+24 1000.0(0)/mV 16 0 1 2 0 lead  II ", 1000, 0, "lead  II"),
         ("r.dat 16 1e3(-7)/uV 16 5", 1e6, -7, "signal 0"),
         ("r.dat 16 2/V", 0.002, 0, "signal 0"),
+        ("r.dat 16 2e-4(3)/nV 16 0 0 0 0 II", 200, 3, "II"),
+        ("r.dat 16 200/mV MLII", 200, 0, "MLII"),
+        ("r.dat 16 200/mV 12 1024 lead II, left arm", 200, 1024, "lead II, left arm"),
+        ("r.dat 16 200 12 0 5 22 0 3", 200, 0, "3"),
+        ("r.dat 16 200 12 zero", 200, 0, "zero"),
         ("r.dat 16 0", 200, 0, "signal 0"),
         ("r.dat 16", 200, 0, "signal 0"),
     ],
@@ -50,6 +55,24 @@ def test_signal_lines(tmp_path: Path, line: str, gain: float, baseline: int, nam
     got = header(tmp_path, f"r 1 250 100\n{line}\n").signals[0]
     assert (got.baseline, got.name) == (baseline, name)
     assert got.gain == pytest.approx(gain)
+
+
+@pytest.mark.parametrize("line", ["200/mV MLII", "200 12 V5", "200(7)/mV 12 4 a b  c", "200 12 0 5 22 0 3", "200 aVF"])
+def test_names_after_fields_left_out_as_wfdb_reads_them(tmp_path: Path, line: str) -> None:
+    got = header(tmp_path, f"r 1 250 100\nr.dat 16 {line}\n")
+    theirs = wfdb.rdheader(str(tmp_path / "r"))
+    assert list(got.names) == theirs.sig_name
+    assert [got.signals[0].baseline, got.signals[0].gain] == [theirs.baseline[0], theirs.adc_gain[0]]
+
+
+@pytest.mark.parametrize(
+    "unit", ["\u00b5V".encode(), "\u03bcV".encode(), "\u00b5V".encode("latin-1"), b"uV", b"\xce\x9cV"]
+)
+def test_microvolts_in_every_spelling(tmp_path: Path, unit: bytes) -> None:
+    (tmp_path / "r.hea").write_bytes(b"r 1 250 100\nr.dat 16 0.2(5)/" + unit + b" 16 0 0 0 0 II\n")
+    (line,) = read_header(tmp_path / "r").signals
+    assert line.voltage and (line.baseline, line.name) == (5, "II")
+    assert line.gain == pytest.approx(200)
 
 
 def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
@@ -82,7 +105,7 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
         ("r 1 250 100\nr.dat sixteen\n", "signal 0 is unreadable"),
         ("r 1 250 100\nr.dat\n", "signal 0 is unreadable"),
         ("r 1 250 100\nr.dat 16 nan\n", "signal 0 is unreadable"),
-        ("r 1 250 100\nr.dat 16 200 12 zero\n", "signal 0 is unreadable"),
+        ("r 1 250 100\nr.dat 16 200 12 0.5 0\n", "signal 0 is unreadable"),
         ("r 1 250 100\nr.dat 16 1e-30/mV\n", "gain of signal 0 is absurd"),
         ("r 1 250 100\nr.dat 16 1e300/mV\n", "gain of signal 0 is absurd"),
         ("r 1 250 100\nr.dat 16 200(99999999999)/mV\n", "baseline of signal 0 is absurd"),
