@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 
 from ecgray.errors import EcgrayError
 from ecgray.operations import all_reduce, probe, storage_check
-from ecgray.operations.checks import one_line
+from ecgray.training.cluster import join
 
 PATIENCE_S = 60.0
 """For one answer of a node."""
@@ -186,37 +185,15 @@ def connect() -> Iterator[Machines]:
 
     began = not ray.is_initialized()
     address = os.environ.get("RAY_ADDRESS", "auto")
-    if began:
-        _refuse_closed_port(address)
     try:
-        context = ray.init(address=address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError as error:
-        if address == "auto" and "Could not find any running Ray instance" in str(error):
+        context = join(address, ignore_reinit_error=True, logging_level=logging.ERROR, log_to_driver=False)
+    except EcgrayError as error:
+        if address == "auto" and "Could not find any running Ray instance" in str(error.__cause__):
             yield Alone()
             return
-        raise EcgrayError(_unreachable(address, one_line(error))) from error
-    except RuntimeError as error:  # another version of Ray or Python
-        raise EcgrayError(_unreachable(address, " ".join(str(error).split())[:300])) from error
+        raise
     try:
-        yield Cluster(os.path.dirname(context.address_info["session_dir"]))  # type: ignore[attr-defined]
+        yield Cluster(os.path.dirname(context.address_info["session_dir"]))
     finally:
         if began:
             ray.shutdown()
-
-
-def _refuse_closed_port(address: str) -> None:
-    """At once, where Ray would try for long."""
-    host, _, port = address.rpartition("/")[2].rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise EcgrayError(_unreachable(address, error.strerror or str(error))) from error
-
-
-def _unreachable(address: str, reason: str) -> str:
-    return (
-        f"The cluster at {address} must let this process in, got: {reason}; start it, or unset RAY_ADDRESS; with token "
-        "authentication give RAY_AUTH_MODE=token and the cluster's own token."
-    )

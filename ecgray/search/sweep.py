@@ -27,7 +27,7 @@ from ecgray.search.space import Space
 from ecgray.search.trial import RESULT, TrialSetting, run_trial
 from ecgray.shards.archive import open_archive
 from ecgray.shards.storage import is_remote, resolve
-from ecgray.training.ray_train import connected
+from ecgray.training.cluster import connected
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -12,7 +12,6 @@ What driver and workers tell each other goes through the cluster.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -20,7 +19,6 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +28,7 @@ from ecgray.errors import EcgrayError
 from ecgray.sampling.ray_nodes import free_nodes, placement_groups
 from ecgray.shards.storage import filesystem_of, join, remove
 from ecgray.training.checkpoint import newest_checkpoint, step_folder
+from ecgray.training.cluster import connected
 from ecgray.training.config import PretrainConfig
 from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.published import newest_published
@@ -248,21 +247,3 @@ def _stopped(run: RunFolder, stop: StopRequest) -> str:
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
-
-
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """A connection to a cluster: the one there is, else one made (and ended) here."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.WARNING)
-    else:
-        ray.init(dashboard_host="127.0.0.1", logging_level=logging.WARNING)
-    try:
-        yield
-    finally:
-        ray.shutdown()

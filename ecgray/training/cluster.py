@@ -1,0 +1,46 @@
+"""The way into a Ray cluster, or the one line that says why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from ecgray.errors import EcgrayError
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """A connection to a cluster: the one there is, else one made (and ended) here. Raises EcgrayError: see ``join``."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    join(address, logging_level=logging.WARNING, **({} if address else {"dashboard_host": "127.0.0.1"}))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def join(address: str | None, **options: Any) -> Any:
+    """``ray.init``. Raises EcgrayError when ``address`` leads nowhere (at once, where Ray would try for minutes), when
+    the cluster refuses this process or runs another version of Ray or Python."""
+    import ray
+
+    host, _, port = (address or "").rpartition("/")[2].rpartition(":")
+    try:
+        if port.isdigit() and not ray.is_initialized():
+            socket.create_connection((host, int(port)), timeout=5).close()
+        return ray.init(address=address, **options)
+    except (OSError, RuntimeError, ValueError, OverflowError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+        raise EcgrayError(
+            f"The cluster at {address or 'this machine'} must let this process in, got: {reason}; start it, or unset "
+            "RAY_ADDRESS; with token authentication give RAY_AUTH_MODE=token and the cluster's own token."
+        ) from error

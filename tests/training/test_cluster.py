@@ -1,0 +1,46 @@
+"""Clusters that do not let a process in: one line about the cluster, and none about disks."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from ecgray.errors import EcgrayError
+from ecgray.training.cluster import connected
+from ecgray.training.run import resumable
+
+ray = pytest.importorskip("ray")
+
+
+def refusal(run: Path) -> str:
+    with pytest.raises(EcgrayError) as refused, resumable(run), connected():
+        pass
+    said = str(refused.value)
+    assert "\n" not in said and "read and write its files" not in said
+    return said
+
+
+def test_an_address_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for name in (address, f"ray://{address}"):
+            monkeypatch.setenv("RAY_ADDRESS", name)
+            said = refusal(tmp_path)
+            assert said.startswith(f"The cluster at {name} must let this process in, got: Connection refused;")
+            assert "RAY_ADDRESS" in said and "token" in said
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    assert "Invalid address format" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, RuntimeError])
+def test_a_cluster_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+    """A wrong token ends in the one, another version of Ray in the other."""
+
+    def init(**options: object) -> None:
+        raise kind("Version mismatch:\n    The cluster was started with:\n        Ray: 1.0")
+
+    monkeypatch.setattr(ray, "init", init)
+    assert "got: Version mismatch: The cluster was started with: Ray: 1.0; start it" in refusal(tmp_path)
