@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, TrialState, create_trial
 
 from ecgray.recipes import SPACES
+from ecgray.search.study import HISTORY, open_storage
 from ecgray.search.sweep import Resources, sweep
 
 
@@ -20,19 +22,26 @@ def test_trials_with_two_workers_leave_nothing_reserved(two_cpus: None, make_swe
     import ray
     from ray.util import placement_group_table
 
-    def suggest(trial: BaseTrial) -> None:
-        trial.suggest_float("pretrain.optimiser.learning_rate", 1e-4, 100.0, log=True)
+    out, rate = tmp_path / "sweep", "pretrain.optimiser.learning_rate"
 
-    points = ({"pretrain.optimiser.learning_rate": 1e-3}, {"pretrain.optimiser.learning_rate": 100.0})
+    def suggest(trial: BaseTrial) -> None:
+        trial.suggest_float(rate, 1e-4, 1e-2, log=True)
+
+    points = tuple({rate: value} for value in (1e-3, 2e-3, 3e-3))
     space = replace(SPACES["weimann2021_pretraining"], suggest=suggest, paper=points)
-    sweep(space, make_sweep(trials=2), tmp_path / "sweep", resources=Resources(workers=2))
-    rows = json.loads((tmp_path / "sweep" / "trials.json").read_text())
-    assert [row["state"] for row in rows] == ["COMPLETE", "PRUNED"]
+    sweep(space, make_sweep(trials=1), out, resources=Resources(workers=2))
+    study = optuna.load_study(
+        study_name=json.loads((out / "sweep.json").read_text())["study"], storage=open_storage("sqlite", out)
+    )
+    study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={HISTORY: {"4": 1.0}}))  # beats any that comes
+    sweep(space, make_sweep(trials=4), out, resources=Resources(workers=2), resume=True)
+    rows = json.loads((out / "trials.json").read_text())
+    assert [row["state"] for row in rows] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+    assert all(set(row["probes"]) == {"4"} for row in rows), "the stopped ones have worked up to their rung"
     starts = [
-        json.loads((run / "environment.json").read_text())["starts"]
-        for run in (tmp_path / "sweep" / "pretraining").glob("*/run")
+        json.loads((run / "environment.json").read_text())["starts"] for run in (out / "pretraining").glob("*/run")
     ]
-    assert len(starts) == 2 and all(start["workers"] == 2 for run in starts for start in run)
+    assert len(starts) == 3 and all(start["workers"] == 2 for run in starts for start in run)
     assert all(group["state"] == "REMOVED" for group in placement_group_table().values())
     deadline = time.monotonic() + 60  # the actor of the last trial is still on its way out
     while ray.available_resources().get("CPU") != 2.0:
