@@ -6,6 +6,14 @@ from typing import Annotated
 import tyro
 
 from ecgray.cli.words import Flat, choose, parse
+from ecgray.errors import EcgrayError
+
+SET = {
+    "finetune.model": "give the fields of --pretrain.model",
+    "finetune.pretrained": "every trial is finetuned from its own pretraining",
+    "finetune.protocol.seeds": "give --search.seeds or --final-seeds",
+}
+"""What a sweep sets whatever it was given, and what to do instead."""
 
 
 def sweep(words: list[str]) -> None:
@@ -38,6 +46,7 @@ def sweep(words: list[str]) -> None:
         """Go on with an existing sweep."""
 
     space, rest = choose("sweep", "space", words, SPACES)
+    _refuse_set(rest, SET | dict.fromkeys({name for point in space.paper for name in point}, "the space searches it"))
     pretrain, finetune = space.make()
     start = SweepConfig(space=space.name, pretrain=pretrain, finetune=finetune)
     c = parse(Sweep, f"sweep {words[0]}", rest, Sweep(config=start, resources=Resources(), out=tyro.MISSING))
@@ -53,3 +62,11 @@ def sweep(words: list[str]) -> None:
         config = replace(config, search=replace(config.search, final_seeds=c.final_seeds))
     done = run(space, config, c.out, resources=c.resources, storage=c.storage, mlflow=c.mlflow, resume=c.resume)
     print(done)
+
+
+def _refuse_set(words: list[str], names: dict[str, str]) -> None:
+    """Raises EcgrayError for a word that names one of these fields, or one within it: it would change nothing."""
+    for given in (word.partition("=")[0] for word in words if word.startswith("--")):
+        for name, reason in names.items():
+            if f"{given[2:].replace('-', '_')}.".startswith(f"{name}."):
+                raise EcgrayError(f"A sweep must set {name} itself, got {given}; leave it out: {reason}.")

@@ -124,12 +124,10 @@ class SweepConfig:
     def finetuning(self, pretrained: str) -> FinetuneConfig:
         """The finetuning of a trial."""
         search, protocol, data = self.search, self.finetune.protocol, self.finetune.data
-        return replace(
-            self.finetune,
-            pretrained=pretrained,
-            protocol=replace(protocol, seeds=search.seeds, epochs=search.epochs or protocol.epochs),
-            data=replace(data, train_fraction=search.train_fraction or data.train_fraction),
-        )
+        if search.train_fraction is not None:
+            data = replace(data, train_fraction=search.train_fraction)
+        protocol = replace(protocol, seeds=search.seeds, epochs=search.epochs or protocol.epochs)
+        return replace(self.finetune, pretrained=pretrained, protocol=protocol, data=data)
 
     def final(self, pretrained: str | None) -> FinetuneConfig:
         """The finetuning of the winner or of a baseline; frozen random weights are no baseline."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ecgray.cli import main
 from ecgray.config import with_values
 from ecgray.databases import DATABASES
 from ecgray.databases.synthesise import write_labelled
@@ -104,3 +105,25 @@ def test_what_finetuning_would_refuse_is_refused_before_any_pretraining(make_swe
     for values, words in refused:
         with pytest.raises(EcgrayError, match=words):
             _resolved(with_values(config, values))
+
+
+@pytest.mark.parametrize(
+    ("space", "word"),
+    [
+        ("weimann2021_pretraining", "--pretrain.model.depth=34"),
+        ("weimann2021_pretraining", "--pretrain.sampling.frame-size"),
+        ("weimann2021_pretraining", "--pretrain.task.window-samples"),
+        ("weimann2021_finetuning", "--finetune.objective.gamma"),
+        ("weimann2021_finetuning", "--finetune.model.width"),
+        ("weimann2021_finetuning", "--finetune.protocol.seeds"),
+        ("weimann2021_finetuning", "--finetune.pretrained"),
+    ],
+)
+def test_words_that_would_change_nothing(space: str, word: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["sweep", space, "--out", str(tmp_path), word, *([] if "=" in word else ["4"])]) == 2
+    assert f"itself, got {word.partition('=')[0]}; leave it out" in capsys.readouterr().err
+
+
+def test_no_training_records_is_a_share_too(make_sweep: Any) -> None:
+    with pytest.raises(EcgrayError, match=r"train_fraction must be between 0 and 1, got 0\.0"):
+        make_sweep(train_fraction=0.0).finetuning("run")
