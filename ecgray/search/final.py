@@ -1,4 +1,7 @@
-"""The end of a sweep: the winner and its baselines with fresh seeds, and their test records, opened once."""
+"""The end of a sweep: the winner and its baselines with more seeds, and their test records, opened once.
+
+The first of these seeds are those whose validation records chose the winner; no choice has seen the test.
+"""
 
 from __future__ import annotations
 
