@@ -6,6 +6,7 @@ and every chosen network predicts them once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,14 +52,14 @@ def finetune(
     workers: int = 0,
     resume: bool = False,
     with_test: bool = True,
-    cluster_share: float = 1.0,
+    most_cpus: float = math.inf,
 ) -> Path | str:
     """Run all seeds and return the run folder ``out``, a path or a URL (its content: ``ecgray.finetuning.folder``).
 
     ``workers`` 0: one seed after another in this process, without Ray; else that many at a time on Ray. ``resume``: go
     on with what ``out`` holds, seed by seed and epoch by epoch (a new run where it holds none). ``with_test`` False:
     the test records stay closed, and the run has scores on validation alone until it is resumed with them.
-    ``cluster_share``: how much of the cluster the workers may reserve, for runs side by side.
+    ``most_cpus``: what each worker may reserve, for runs side by side.
 
     Raises EcgrayError, before anything is written, for data without labels, for test records that the pretraining run
     has seen (with the list), and for a pretrained network that does not fit.
@@ -101,7 +102,7 @@ def finetune(
         training = [job for job in jobs if not is_chosen(job.folder)]
         if training:
             signals = prepare(labelled.archive, pool["index"].to_numpy(), how)
-            _run(choose_epoch, training, signals, workers, cluster_share, "training")
+            _run(choose_epoch, training, signals, workers, most_cpus, "training")
             del signals
             _gather(run)
         opening = [job for job in jobs if not is_complete(job.folder)]
@@ -109,7 +110,7 @@ def finetune(
             rows = splits[(splits["split"] == "test") & (splits["seed"] == config.protocol.first_seed)]
             opened = test_set or labelled
             signals = prepare(opened.archive, rows["index"].to_numpy(np.int64), how)
-            _run(open_test, opening, signals, workers, cluster_share, "test")
+            _run(open_test, opening, signals, workers, most_cpus, "test")
             _gather(run)
         collect([job.folder for job in jobs], run.path, classes)
         run.publish(run.path / "predictions.parquet", run.path / "scores.json")
@@ -255,13 +256,13 @@ def _jobs(
     return jobs, pool
 
 
-def _run(work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, cluster_share: float, what: str) -> None:
+def _run(work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, most_cpus: float, what: str) -> None:
     with tqdm(total=len(jobs), desc=what, unit="seed", disable=None) as bar:
         if workers:
             from ecgray.finetuning.ray_seeds import run_on_ray
 
             side_by_side = min(workers, jobs[0].config.protocol.seeds)
-            run_on_ray(work, jobs, signals, side_by_side, lambda job: bar.update(), cluster_share)
+            run_on_ray(work, jobs, signals, side_by_side, lambda job: bar.update(), most_cpus)
             return
         for job in jobs:
             work(job, signals)

@@ -10,9 +10,15 @@ from dataclasses import replace
 
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.seed_run import SeedJob, Signals
+from ecgray.sampling.ray_nodes import Node, free_nodes
+from ecgray.training.room import LEAST_CPUS, ask_for, may_grow, places, share, wait_for, whole
 
 CANCEL_S = 10.0
 """How long seeds that are told to end may take."""
+LOOK_EVERY_S = 60.0
+"""How often it is looked whether there is a node for the seeds that wait."""
+
+log = logging.getLogger(__name__)
 
 Work = Callable[[SeedJob, Signals], None]
 
@@ -23,13 +29,15 @@ def run_on_ray(
     signals: Signals,
     workers: int,
     done: Callable[[SeedJob], None],
-    cluster_share: float = 1.0,
+    most_cpus: float = math.inf,
 ) -> None:
-    """``work(job, signals)`` for every job, ``workers`` of them at a time, each with its share of the CPUs and GPUs
-    that ``cluster_share`` of the cluster has.
+    """``work(job, signals)`` for every job, ``workers`` of them at a time, each with its share of a node's CPUs (at
+    most ``most_cpus``) and GPUs.
 
     The signals go into the object store once and are mapped, not copied, by the workers of a node. A worker that dies
     is started again, up to three times, and goes on from its seed's last epoch. ``done(job)`` after each.
+
+    Raises EcgrayError when no node has room for a worker, or one met what the user can mend.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -39,10 +47,7 @@ def run_on_ray(
     if started:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        resources = ray.cluster_resources()
-        cpus = share(resources.get("CPU", 1) * cluster_share, workers)
-        # What the actors of trials reserve for themselves is a hundredth of a CPU each, and no part of a GPU.
-        gpus = share(round(resources.get("GPU", 0) * cluster_share, 1), workers)
+        cpus, gpus = _room(workers, most_cpus)
         # "DEFAULT": anywhere in the cluster, not within what the trial that asks for it has reserved for itself.
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3, scheduling_strategy="DEFAULT")(work)
         stored = ray.put(signals)
@@ -51,7 +56,9 @@ def run_on_ray(
             while waiting and len(running) < workers:
                 job = replace(waiting.pop(), threads=max(1, int(cpus)))
                 running[task.remote(job, stored)] = job
-            ready, _ = ray.wait(list(running))
+            ready, _ = ray.wait(list(running), timeout=LOOK_EVERY_S)
+            if not ready and not places(free_nodes(), cpus, gpus):
+                log.warning("Waiting for a node with %g CPUs and %g GPUs free.", cpus, gpus)
             for reference in ready:
                 ray.get(reference)
                 done(running.pop(reference))
@@ -66,8 +73,33 @@ def run_on_ray(
             ray.shutdown()
 
 
-def share(total: float, workers: int) -> float:
-    """What each worker gets of ``total`` CPUs or GPUs: whole ones, or a fraction that fits evenly into one."""
-    if total <= 0:
-        return 0.0
-    return float(total // workers) if total >= workers else 1 / math.ceil(workers / total)
+def _room(workers: int, most_cpus: float) -> tuple[float, float]:
+    """What each worker gets of the cluster, waited for where an autoscaler starts nodes: (CPUs, GPUs)."""
+
+    def refusal(held: str, gpu: bool) -> str:
+        return (
+            f"{workers} seeds side by side need some CPU of a node each, got a cluster with {held}; take fewer workers "
+            "or add nodes."
+        )
+
+    try:
+        return wait_for(lambda nodes: seed_share(nodes, workers, most_cpus, may_grow()), 1, None, refusal)
+    finally:
+        ask_for([])  # the seeds that wait ask by themselves
+
+
+def seed_share(
+    nodes: Sequence[Node], workers: int, most_cpus: float = math.inf, growing: bool = False
+) -> tuple[float, float] | None:
+    """(CPUs, GPUs) of each of ``workers``, so that all fit on ``nodes`` at once: a GPU at most, or a part of one.
+
+    On a cluster that is ``growing`` as many are counted as there are GPUs (without GPUs, nodes): the others wait for
+    more nodes like these. None where they do not fit.
+    """
+    cards = places(nodes, LEAST_CPUS, 1.0)
+    if growing:
+        workers = max(1, min(workers, cards or sum(node.get("CPU", 0.0) > 0 for node in nodes)))
+    # Ray counts in ten-thousandths.
+    gpus = min(1.0, int(1e4 / math.ceil(workers / cards)) / 1e4) if cards else 0.0
+    cpus = whole(min(share(nodes, workers, gpus), most_cpus))
+    return (cpus, gpus) if cpus else None

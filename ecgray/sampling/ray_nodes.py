@@ -9,16 +9,14 @@ Node = Mapping[str, float]
 """What of a node may be had: CPU, GPU."""
 
 
-def free_nodes(groups: Collection[str] | None = None, share: float = 1.0) -> list[Node]:
+def free_nodes(groups: Collection[str] | None = None) -> list[Node]:
     """What placement groups (training workers, trials) leave of each node of the cluster, those that are being drained
-    left out; of ``groups`` alone where they are given, so that a run sees what it might have without its own.
-    ``share``: the part of a node's CPUs that may be had at most."""
+    left out; of ``groups`` alone where they are given, so that a run sees what it might have without its own."""
     import ray
     from ray._private.state import state
 
     draining = state.get_draining_nodes()
-    nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in draining}
-    free = {node: dict(resources) for node, resources in nodes.items()}
+    free = {n["NodeID"]: dict(n["Resources"]) for n in ray.nodes() if n["Alive"] and n["NodeID"] not in draining}
     for name, group in placement_groups().items():
         if group["state"] != "CREATED" or (groups is not None and name not in groups):
             continue
@@ -26,8 +24,6 @@ def free_nodes(groups: Collection[str] | None = None, share: float = 1.0) -> lis
             for resource, amount in group["bundles"][bundle].items():
                 if node in free and resource in free[node]:
                     free[node][resource] -= amount
-    for node, left in free.items():
-        left["CPU"] = min(left.get("CPU", 0.0), share * nodes[node].get("CPU", 0.0))
     return list(free.values())
 
 

@@ -21,13 +21,14 @@ from ecgray.training.run import RunFolder, locked, read_config, run_hash
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:
-    """What a trial computes on. workers: 1 trains in the trial's own actor, more on Ray Train; threads: of the actor;
-    devices: that its seconds count for (workers, or its share of a GPU); cluster_share: that its workers reserve."""
+    """What a trial computes on. workers: 1 trains in the trial's own actor, more on Ray Train; threads: of the actor
+    and of each worker; devices: that its seconds count for (workers, or its share of a GPU); most_cpus: that each of
+    its workers reserves."""
 
     workers: int = 1
     threads: int = 1
     devices: float = 1.0
-    cluster_share: float = 1.0
+    most_cpus: float = math.inf
 
 
 class SharedPretraining:
@@ -73,7 +74,7 @@ class SharedPretraining:
             backend="local",
             resume=True,
             show_progress=False,
-            cluster_share=self._devices.cluster_share,
+            most_cpus=self._devices.most_cpus,
             patient=True,
         )
         self._note("pretrain", steps, began)
@@ -92,7 +93,7 @@ class SharedPretraining:
                 workers=seeds_side_by_side(self._devices, 1),
                 resume=True,
                 with_test=False,
-                cluster_share=self._devices.cluster_share,
+                most_cpus=self._devices.most_cpus,
             )
             self._note("probe", steps, began)
         return validation_score(out)

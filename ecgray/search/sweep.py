@@ -7,11 +7,11 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ from ecgray.errors import EcgrayError
 from ecgray.finetuning.pretrained import not_yet_trained
 from ecgray.finetuning.protocol import examine
 from ecgray.sampling.plan import make_plan
+from ecgray.sampling.ray_nodes import Node
 from ecgray.search.config import SweepConfig
 from ecgray.search.final import run_final
 from ecgray.search.folder import SweepFolder, open_sweep
@@ -28,6 +29,7 @@ from ecgray.search.trial import RESULT, TrialSetting, run_trial
 from ecgray.shards.archive import open_archive
 from ecgray.shards.storage import is_remote, resolve
 from ecgray.training.cluster import connected
+from ecgray.training.room import LEAST_CPUS, ask_for, may_grow, places, share, wait_for, whole
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from ecgray.search.study import StudySearch
 
-LEAST_CPUS = 0.01
+ACTOR_CPUS = 0.01
 """What the actor of a trial reserves whose workers do the work; Tune takes no 0."""
 
 
@@ -68,33 +70,44 @@ class Resources:
                 "take --workers 1."
             )
 
-    def of(self, cluster: Mapping[str, float]) -> tuple[int, dict[str, float], Devices]:
-        """(trials at a time, what the actor of each reserves, what it computes on) in a cluster.
+    def of(self, nodes: Sequence[Node], growing: int | None = None) -> tuple[int, dict[str, float], Devices] | None:
+        """(trials at a time, what the actor of each reserves, what it computes on) on ``nodes``; None where not even
+        one trial fits. ``growing``: how many there are for a cluster that may grow, where those that do not fit yet
+        wait for other nodes like these."""
+        each = (1.0 if any(node.get("GPU", 0.0) >= 1 for node in nodes) else 0.0) if self.gpus is None else self.gpus
+        fits = places(nodes, LEAST_CPUS if each else 1.0, each)
+        trials = min(fits // self.workers, self.concurrent or fits)
+        if trials < 1:
+            return None
+        if self.workers > 1:
+            beside = [{**node, "CPU": node.get("CPU", 0.0) - trials * ACTOR_CPUS} for node in nodes]
+            cpus = whole(share(beside, trials * self.workers, each))
+            inside = Devices(workers=self.workers, threads=max(1, int(cpus)), devices=self.workers, most_cpus=cpus)
+            return (self.concurrent or trials if growing else trials), {"CPU": ACTOR_CPUS}, inside
+        cpus = whole(share(nodes, trials, each))
+        reserved = {"CPU": cpus} | ({"GPU": each} if each else {})
+        if growing:
+            trials = self.concurrent or growing
+        return trials, reserved, Devices(threads=max(1, int(cpus)), devices=each or 1.0)
+
+    def wait(self, trials: int) -> tuple[int, dict[str, float], Devices]:
+        """``of`` the cluster that this process is connected to, once a trial fits: an autoscaler is waited for.
 
         Raises EcgrayError when not even one trial fits.
         """
-        cpus, gpus = cluster.get("CPU", 0.0), cluster.get("GPU", 0.0)
-        each = (1.0 if gpus else 0.0) if self.gpus is None else self.gpus
-        fits = int(gpus / each + 1e-9) if each else int(cpus)
-        trials = min(fits // self.workers, self.concurrent or fits)
-        if trials < 1:
-            raise EcgrayError(
-                f"A trial needs {self.workers} workers with {each:g} GPUs or a CPU each, got a cluster with {cpus:g} "
-                f"CPUs and {gpus:g} GPUs; take fewer workers or a smaller share."
+
+        def refusal(held: str, gpu: bool) -> str:
+            each = float(gpu) if self.gpus is None else self.gpus
+            return (
+                f"A trial needs {self.workers} workers with {each:g} GPUs or a CPU each, got a cluster with {held}; "
+                "take fewer workers or a smaller share."
             )
-        share = cpus / trials
-        if self.workers > 1:
-            inside = Devices(
-                workers=self.workers,
-                threads=max(1, int(share)),
-                devices=self.workers,
-                cluster_share=(cpus - trials * LEAST_CPUS) / cpus / trials,
-            )
-            return trials, {"CPU": LEAST_CPUS}, inside
-        reserved = {"CPU": float(int(share)) if share >= 1 else int(share * 100) / 100}
-        if each:
-            reserved["GPU"] = each
-        return trials, reserved, Devices(threads=max(1, int(share)), devices=each or 1.0)
+
+        device: Literal["cpu", "cuda"] | None = None if self.gpus is None else "cuda" if self.gpus else "cpu"
+        try:
+            return wait_for(lambda nodes: self.of(nodes, trials if may_grow() else None), self.workers, device, refusal)
+        finally:
+            ask_for([])  # trials ask by themselves
 
 
 def sweep(
@@ -144,9 +157,7 @@ def sweep(
             )
         shown = MlflowRuns(mlflow, study_name, OBJECTIVES[config.search.objective]) if mlflow else None
         with stored(), connected():
-            import ray
-
-            concurrent, reserved, devices = (resources or Resources()).of(ray.cluster_resources())
+            concurrent, reserved, devices = (resources or Resources()).wait(config.search.trials)
             begin()
             setting = TrialSetting(sweep=folder, config=config, hashes=hashes["pretrain"], devices=devices)
             with tqdm(total=config.search.trials, unit="trial", disable=None) as bar:

@@ -95,7 +95,7 @@ def _results(number: int, params: dict[str, Any], setting: TrialSetting) -> Iter
         workers=seeds_side_by_side(devices, asked.protocol.seeds),
         resume=True,
         with_test=False,
-        cluster_share=devices.cluster_share,
+        most_cpus=devices.most_cpus,
     )
     seconds = time.monotonic() - began
     score, cost = validation_score(out), shared.device_seconds() + seconds * devices.devices

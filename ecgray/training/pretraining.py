@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ def pretrain(
     backend: Literal["local", "ray"] | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     show_progress: bool = True,
-    cluster_share: float = 1.0,
+    most_cpus: float = math.inf,
     patient: bool = False,
 ) -> Path | str:
     """Train the network that ``config`` describes and return its run folder ``out``, a path or a URL.
@@ -44,8 +45,8 @@ def pretrain(
     ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``device``: what each
     worker of Ray Train computes on, by default a GPU where the cluster has any now; "cuda" lets an autoscaler start
     machines that have one. ``resume``: go on from the newest checkpoint of ``out`` (a new run where there is none).
-    ``cluster_share``: how much of each node's CPUs the workers may reserve, for runs side by side. ``patient``: where
-    the cluster has too little room now and had enough before, wait for its machines to return.
+    ``most_cpus``: what each worker on Ray may reserve with its stream, for runs side by side. ``patient``: where the
+    cluster has too little room now and had enough before, wait for its machines to return.
 
     Raises EcgrayError for what cannot be trained (before anything is written), RunStopped after SIGINT or SIGTERM.
     """
@@ -64,7 +65,7 @@ def pretrain(
         if most:
             from ecgray.training.ray_train import OnCluster, train_on_ray
 
-            where = OnCluster((fewest, most), backend, device, cluster_share, patient)
+            where = OnCluster((fewest, most), backend, device, most_cpus, patient)
             train_on_ray(config, run, where, show_progress=show_progress)
             return run.place
         torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))

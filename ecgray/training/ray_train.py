@@ -14,25 +14,27 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
-from ecgray.sampling.ray_nodes import free_nodes, placement_groups
+from ecgray.sampling.ray_nodes import Node, free_nodes, placement_groups
 from ecgray.shards.storage import filesystem_of, join, remove
 from ecgray.training.checkpoint import newest_checkpoint, step_folder
 from ecgray.training.cluster import connected
 from ecgray.training.config import PretrainConfig
 from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.published import newest_published
-from ecgray.training.room import Room, await_release, groups_of_others, may_grow, room_for, wanted
+from ecgray.training.room import Room, ask_for, await_release, groups_of_others, room_for, wait_for
 from ecgray.training.run import RunFolder
 from ecgray.training.stopping import RunStopped, StopRequest, stop_on_signals
 from ecgray.training.watching import progress_bar, show_metrics
@@ -41,8 +43,6 @@ MAX_FAILURES = 5
 """How often workers may be lost without a new checkpoint in between."""
 NO_RESTARTS: Any = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
 """Ray Train's own restarts are off: it would take as many workers as before, wherever they fit."""
-PATIENCE_S = 3600.0
-"""How long a run waits for machines: for those that an autoscaler starts, or for lost ones to return."""
 LOOK_EVERY_S = 5.0
 """How often a run with fewer workers than it may have looks whether the cluster holds more."""
 
@@ -52,17 +52,17 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class OnCluster:
     """Where and on how much of it a run is trained: (fewest, most) workers, what delivers the frames, what each worker
-    computes on (None: a GPU where there are any now), the share of each node's CPUs that they may reserve, and whether
-    machines that are away are waited for from the first start on."""
+    computes on (None: a GPU where there are any now), the most CPUs that each may reserve, and whether machines that
+    are away are waited for from the first start on."""
 
     workers: tuple[int, int]
     backend: Literal["local", "ray"]
     device: Literal["cpu", "cuda"] | None = None
-    share: float = 1.0
+    most_cpus: float = math.inf
     patient: bool = False
 
-    def room(self, groups: set[str] | None = None) -> Room | None:
-        return room_for(free_nodes(groups, self.share), self.workers, self.backend, self.device)
+    def room(self, nodes: Sequence[Node]) -> Room | None:
+        return room_for(nodes, self.workers, self.backend, self.device, self.most_cpus)
 
 
 def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, show_progress: bool = False) -> None:
@@ -83,7 +83,7 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
         finally:
             if bar is not None:
                 bar.close()
-            _ask_for([])
+            ask_for([])
             shutil.rmtree(run.path / "ray", ignore_errors=True)
     if run.url is not None:
         remove(join(run.url, "ray"))
@@ -173,8 +173,9 @@ def _start(
             seen = _size(run.metrics)
         if room.workers < where.workers[1] and time.monotonic() >= next_look and stop.signal_name is None:
             next_look = time.monotonic() + LOOK_EVERY_S
-            _ask_for([room.resources] * where.workers[1])
-            found = where.room(groups_of_others(room, before))
+            others = groups_of_others(room, before)
+            ask_for([room.resources] * where.workers[1], others)
+            found = where.room(free_nodes(others))
             larger = larger + 1 if found is not None and found.workers > room.workers else 0
             if larger == 2:  # seen twice: a node that has only just come may bring others
                 log.info("The cluster holds %d workers now.", found.workers if found else 0)
@@ -199,35 +200,19 @@ def _storage(run: RunFolder, start: str) -> dict[str, Any]:
 def _wait_for_room(run: RunFolder, where: OnCluster, stop: StopRequest, patient: bool) -> Room:
     """Room for a start, waited for where machines may still come: by an autoscaler, or because there were enough before
     (``patient``). Raises EcgrayError when there is none, RunStopped after a signal."""
-    deadline, said = time.monotonic() + PATIENCE_S, 0.0
-    while True:
-        room = where.room()
-        if room is not None:
-            return room
-        nodes = free_nodes()
-        cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
-        held = f"{cpus:g} CPUs and {gpus:g} GPUs free on {len(nodes)} nodes"
-        if (not patient and not may_grow()) or time.monotonic() > deadline:
-            each = "a GPU and a CPU" if where.device == "cuda" or gpus else "CPU for itself and for its data"
-            raise EcgrayError(
-                f"A run with {where.workers[0]} workers needs {each} for each of them, got a cluster with {held}; "
-                "take fewer workers, add nodes, or take the local stream."
-            )
+
+    def look() -> None:
         if stop.signal_name is not None:
             raise RunStopped(_stopped(run, stop))
-        _ask_for(wanted(where.workers[1], where.device))
-        if time.monotonic() > said:
-            said = time.monotonic() + 60
-            log.warning("Waiting for room for %d workers: %s.", where.workers[0], held)
-        time.sleep(1.0)
 
+    def refusal(held: str, gpu: bool) -> str:
+        each = "a GPU and a CPU" if gpu else "CPU for itself and for its data"
+        return (
+            f"A run with {where.workers[0]} workers needs {each} for each of them, got a cluster with {held}; "
+            "take fewer workers, add nodes, or take the local stream."
+        )
 
-def _ask_for(bundles: list[dict[str, float]]) -> None:
-    """Tell the autoscaler, where there is one, what this run could use; nothing is reserved by it."""
-    if may_grow():
-        from ray.autoscaler.sdk import request_resources
-
-        request_resources(bundles=bundles)
+    return wait_for(where.room, where.workers[1], where.device, refusal, patient=patient, look=look)
 
 
 def _newest(run: RunFolder) -> str | None:

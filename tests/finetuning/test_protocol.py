@@ -28,11 +28,12 @@ from ecgray.finetuning import seed_run
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config, seed_folder
 from ecgray.finetuning.protocol import finetune
-from ecgray.finetuning.ray_seeds import share
+from ecgray.finetuning.ray_seeds import seed_share
 from ecgray.finetuning.seed_run import SeedJob, initial_network
 from ecgray.models.classifier import Classifier
 from ecgray.training.model_folder import ModelDescription, save_model
 from ecgray.training.objectives import Focal
+from ecgray.training.room import places
 from tests.finetuning.conftest import make_record, make_records, write_shards
 
 Small = Callable[..., FinetuneConfig]
@@ -324,13 +325,45 @@ def test_other_objectives_and_bf16(labelled: Path, small: Small, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "total, workers, expected", [(2, 2, 1), (2, 3, 0.5), (16, 5, 3), (0, 4, 0), (1, 10, 0.1), (4, 10, 1 / 3), (1, 1, 1)]
+    ("nodes", "workers", "expected"),
+    [
+        ([(2, 0)], 2, (1, 0)),
+        ([(2, 0)], 3, (0.66, 0)),
+        ([(16, 0)], 5, (3, 0)),
+        ([(1, 0)], 10, (0.1, 0)),
+        ([(8, 1)], 10, (0.8, 0.1)),
+        ([(40, 4)], 10, (4, 0.3333)),
+        ([(8, 1)] * 50, 10, (8, 1)),
+        ([(64, 8)], 1, (64, 1)),
+        ([(4, 0)] * 3, 2, (4, 0)),
+        ([(4, 0)] * 2, 1, (4, 0)),
+        ([(0, 0), (16, 0), (1, 0)], 3, (5, 0)),
+        ([(64, 0), (8, 1), (4, 1)], 2, (4, 1)),
+        ([(64, 0), (8, 1), (4, 1)], 6, (1, 0.3333)),
+        ([(0, 4), (8, 1)], 2, (4, 0.5)),  # no CPU, no place
+        ([(0, 0)], 2, None),
+        ([], 1, None),
+    ],
 )
-def test_shares_of_cpus_and_gpus(total: float, workers: int, expected: float) -> None:
-    """Fractions fit evenly into one device, and all workers fit in at once."""
-    assert share(total, workers) == pytest.approx(expected)
-    if 0 < share(total, workers) < 1:
-        assert int(1 / share(total, workers) + 1e-9) * total >= workers
+def test_shares_of_cpus_and_gpus(
+    nodes: list[tuple[float, float]], workers: int, expected: tuple[float, float] | None
+) -> None:
+    """Parts of one node and at most one card, so that all workers fit in at once."""
+    cluster = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    found = seed_share(cluster, workers)
+    assert found == expected
+    if found is not None:
+        assert places(cluster, *found) >= workers
+
+
+def test_seeds_wait_for_the_nodes_that_an_autoscaler_starts() -> None:
+    """Each as one that has a card, or a node, to itself: not all of them on the one that came first."""
+    head, gpu, cpu = {"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}
+    assert seed_share([head, gpu], 10, growing=True) == (8, 1)
+    assert seed_share([head, gpu, gpu], 10, growing=True) == (8, 1)
+    assert seed_share([head, cpu], 10, growing=True) == (8, 0)
+    assert seed_share([head, cpu, cpu], 1, growing=True) == (8, 0)
+    assert seed_share([head], 10, growing=True) is None
 
 
 def test_on_ray_equals_in_this_process(labelled: Path, small: Small, tmp_path: Path) -> None:

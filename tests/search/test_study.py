@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from ecgray.search.folder import SweepFolder
 from ecgray.search.space import Space
 from ecgray.search.study import StudySearch, open_storage, stored
 from ecgray.search.sweep import Resources, _halving
+from ecgray.training.room import places
 
 SPACE = SPACES["weimann2021_pretraining"]
 RUNG, END = {"steps": 4, "probe": 0.25}, {"score": 0.5, "cost": 7.0}
@@ -159,31 +161,62 @@ def test_halving_knows_what_earlier_processes_saw(tmp_path: Path, make_sweep: An
 
 
 @pytest.mark.parametrize(
-    ("resources", "cluster", "trials", "reserved", "devices"),
+    ("resources", "nodes", "trials", "reserved", "devices"),
     [
-        (Resources(), {"CPU": 2.0}, 2, {"CPU": 1.0}, (1, 1.0, 1.0)),
-        (Resources(concurrent=1), {"CPU": 16.0}, 1, {"CPU": 16.0}, (16, 1.0, 1.0)),
-        (Resources(), {"CPU": 16.0, "GPU": 2.0}, 2, {"CPU": 8.0, "GPU": 1.0}, (8, 1.0, 1.0)),
-        (Resources(gpus=0.25), {"CPU": 16.0, "GPU": 2.0}, 8, {"CPU": 2.0, "GPU": 0.25}, (2, 0.25, 1.0)),
-        (Resources(gpus=0.25), {"CPU": 2.0, "GPU": 1.0}, 4, {"CPU": 0.5, "GPU": 0.25}, (1, 0.25, 1.0)),
-        (Resources(workers=2), {"CPU": 8.0}, 4, {"CPU": 0.01}, (2, 2.0, 7.96 / 8 / 4)),
+        (Resources(), [(2, 0)], 2, {"CPU": 1.0}, (1, 1.0, inf)),
+        (Resources(concurrent=1), [(16, 0)], 1, {"CPU": 16.0}, (16, 1.0, inf)),
+        (Resources(), [(16, 2)], 2, {"CPU": 8.0, "GPU": 1.0}, (8, 1.0, inf)),
+        (Resources(gpus=0.25), [(16, 2)], 8, {"CPU": 2.0, "GPU": 0.25}, (2, 0.25, inf)),
+        (Resources(gpus=0.25), [(2, 1)], 4, {"CPU": 0.5, "GPU": 0.25}, (1, 0.25, inf)),
+        (Resources(gpus=0.4), [(8, 2)], 4, {"CPU": 2.0, "GPU": 0.4}, (2, 0.4, inf)),  # two on a card
+        (Resources(workers=2), [(8, 0)], 4, {"CPU": 0.01}, (1, 2.0, 0.99)),
+        # Several nodes, some of them other than the rest.
+        (Resources(), [(4, 0), (8, 1), (8, 1)], 2, {"CPU": 8.0, "GPU": 1.0}, (8, 1.0, inf)),
+        (Resources(), [(32, 1), (4, 1)], 2, {"CPU": 4.0, "GPU": 1.0}, (4, 1.0, inf)),
+        (Resources(), [(0, 0), (8, 1), (8, 1)], 2, {"CPU": 8.0, "GPU": 1.0}, (8, 1.0, inf)),
+        (Resources(concurrent=3), [(4, 0), (4, 0)], 3, {"CPU": 2.0}, (2, 1.0, inf)),
+        (Resources(concurrent=2), [(16, 0), (1, 0)], 2, {"CPU": 8.0}, (8, 1.0, inf)),
+        (Resources(workers=8), [(4, 0), (4, 0)], 1, {"CPU": 0.01}, (1, 8.0, 0.99)),
+        (Resources(workers=2), [(1, 0)] * 8, 4, {"CPU": 0.01}, (1, 2.0, 0.96)),
+        (Resources(workers=2), [(4, 0), (8, 1), (8, 1)], 1, {"CPU": 0.01}, (7, 2.0, 7.0)),
     ],
 )
 def test_trials_side_by_side(
     resources: Resources,
-    cluster: dict[str, float],
+    nodes: list[tuple[float, float]],
     trials: int,
     reserved: dict[str, float],
     devices: tuple[int, float, float],
 ) -> None:
-    count, each, what = resources.of(cluster)
+    cluster = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    found = resources.of(cluster)
+    assert found is not None
+    count, each, what = found
     assert (count, each) == (trials, reserved)
-    assert (what.threads, what.devices, what.cluster_share) == (devices[0], devices[1], pytest.approx(devices[2]))
+    assert (what.threads, what.devices, what.most_cpus) == devices
+    if what.workers == 1:
+        assert places(cluster, each["CPU"], each.get("GPU", 0.0)) >= trials
+    else:
+        gpus = 1.0 if any(gpu for _, gpu in nodes) else 0.0
+        # Wherever the actors are.
+        beside = [{**node, "CPU": node["CPU"] - trials * each["CPU"]} for node in cluster]
+        assert places(beside, what.most_cpus, gpus) >= trials * what.workers
+
+
+def test_trials_that_wait_for_nodes() -> None:
+    """On a cluster that may grow, all that are asked for, each as one that fits now."""
+    node = {"CPU": 8.0, "GPU": 1.0}
+    one = {"CPU": 8.0, "GPU": 1.0}
+    for resources, trials in ((Resources(), 40), (Resources(concurrent=4), 4)):
+        found = resources.of([{"CPU": 0.0}, node], growing=40)
+        assert found is not None and found[:2] == (trials, one)
+    assert Resources().of([{"CPU": 0.0}], growing=40) is None
 
 
 def test_a_trial_that_does_not_fit() -> None:
-    with pytest.raises(EcgrayError, match="3 workers"):
-        Resources(workers=3).of({"CPU": 2.0})
+    assert Resources(workers=3).of([{"CPU": 2.0}]) is None
+    assert Resources(workers=2).of([{"CPU": 1.5}, {"CPU": 0.5}]) is None
+    assert Resources(gpus=2).of([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}]) is None
     with pytest.raises(EcgrayError, match="at least one"):
         Resources(concurrent=0)
 
