@@ -366,6 +366,19 @@ def test_seeds_wait_for_the_nodes_that_an_autoscaler_starts() -> None:
     assert seed_share([head], 10, growing=True) is None
 
 
+def test_seeds_that_fit_on_no_node_are_refused(labelled: Path, small: Small, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=0, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        with pytest.raises(
+            EcgrayError, match="^2 seeds side by side need some CPU of a node each, got .* 0 CPUs"
+        ) as error:
+            finetune(small(labelled, protocol={"seeds": 2}), tmp_path / "run", workers=2)
+        assert "\n" not in str(error.value)
+    finally:
+        ray.shutdown()
+
+
 def test_on_ray_equals_in_this_process(labelled: Path, small: Small, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     config = small(labelled, protocol={"seeds": 2, "epochs": 2})
