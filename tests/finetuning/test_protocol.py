@@ -370,9 +370,7 @@ def test_seeds_that_fit_on_no_node_are_refused(labelled: Path, small: Small, tmp
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=0, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        with pytest.raises(
-            EcgrayError, match="^2 seeds side by side need some CPU of a node each, got .* 0 CPUs"
-        ) as error:
+        with pytest.raises(EcgrayError, match=r"^2 seeds side by side need .* with 0 CPUs") as error:
             finetune(small(labelled, protocol={"seeds": 2}), tmp_path / "run", workers=2)
         assert "\n" not in str(error.value)
     finally:
