@@ -14,6 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test fails for being slow on a machine that has other things to do.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 if process := os.environ.get("PYTEST_XDIST_WORKER"):
     # Each of the processes that run tests has a Ray of its own, which looks for no other where it keeps its sessions.

@@ -60,7 +60,7 @@ def assert_same_as_wfdb(file: Path) -> None:
     assert list(ours.aux) == [text.rstrip("\0") for text in theirs.aux_note]
 
 
-@settings(max_examples=10_000 if "ECGRAY_LONG" in os.environ else 150, deadline=None)
+@settings(max_examples=10_000 if "ECGRAY_LONG" in os.environ else 150)
 @given(st.lists(FIELD, max_size=40), st.booleans())
 def test_random_files_as_rdann_reads_them(fields: list[bytes], with_resolution: bool) -> None:
     note = b"## time resolution: 250"
@@ -77,7 +77,7 @@ WRANN_MARK = st.tuples(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(WRANN_MARK, min_size=1, max_size=30))
 def test_files_of_wrann(marks: list[tuple[int, str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ WRANN_MARK = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(MARK, max_size=25))
 def test_rhythm_zones_are_ascending_disjoint_and_those_of_a_loop(marks: list[tuple[int, str, str]]) -> None:
     marks = sorted(marks, key=lambda mark: mark[0])

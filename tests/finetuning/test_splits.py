@@ -94,7 +94,7 @@ def test_with_the_test_set_elsewhere_the_whole_set_is_the_pool(train_fraction: f
         assert len(names(splits, 1, "test")) == len(test)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_rules_hold_for_any_set(data: st.DataObject) -> None:
     count = data.draw(st.integers(40, 200))
@@ -163,7 +163,7 @@ def test_refusals() -> None:
     assert np.isclose(config().data.train_fraction, 0.75)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_no_patient_and_no_copy_is_on_two_sides_or_the_split_is_refused(data: st.DataObject) -> None:
     """Patients and copies of recordings at random, over databases; a test set from elsewhere shares some of them."""
@@ -189,7 +189,7 @@ def test_no_patient_and_no_copy_is_on_two_sides_or_the_split_is_refused(data: st
                 assert one.signal_hash != other.signal_hash
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_overlap_as_a_slow_loop(data: st.DataObject) -> None:
     """By (database, record), (database, patient) or signal; a name in another database is another's."""

@@ -51,7 +51,7 @@ headers = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=headers)
 def test_any_header_is_read_or_refused(tmp_path: Path, header: str) -> None:
     folder = tmp_path / "in"
@@ -79,7 +79,7 @@ words = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.lists(words, max_size=60), end=st.sampled_from([b"\0\0", b"", b"\0"]))
 def test_any_annotation_file_is_read_or_refused(tmp_path: Path, content: list[int], end: bytes) -> None:
     file = tmp_path / "r.atr"

@@ -58,7 +58,7 @@ def module_plan(archive, future):
     return plan, plan.frames(0, 441, range(8)), plan.negatives(0, 441, range(8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(first=st.integers(0, 400), length=st.integers(0, 40), data=st.data())
 def test_any_stretch_is_a_part_of_the_whole(module_plan, first, length, data):
     plan, frames, negatives = module_plan

@@ -36,7 +36,7 @@ def split(make_archive, has, fraction, seed):
     return chosen
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(table=tables(8, 5), fraction=st.floats(0.1, 0.9), seed=st.integers(0, 5))
 def test_small_splits_cover_what_any_division_could(make_archive, table, fraction, seed):
     """Against a slow loop over all divisions: whenever one covers every class, the split does."""
@@ -54,7 +54,7 @@ def test_small_splits_cover_what_any_division_could(make_archive, table, fractio
         assert got == classes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 1000), patients=st.integers(60, 400), fraction=st.sampled_from([0.05, 0.1, 0.25]))
 def test_large_splits_hold_out_the_share_and_cover_rare_classes(make_archive, seed, patients, fraction):
     draw = np.random.default_rng(seed)

@@ -179,7 +179,7 @@ def test_validation_is_dealt_to_the_ranks(archive, request, kind, world):
         np.testing.assert_array_equal(got, expected[order])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data(), first=st.integers(0, 30), steps=st.integers(1, 12))
 def test_ray_batches_whatever_the_blocks(archive, beat, data, first, steps):
     """Ray Data may cut its blocks anywhere: the batches stay the same."""

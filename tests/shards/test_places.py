@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ecgray.shards.annotations import Places
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), samples=st.integers(1, 5000), crowded=st.booleans())
 def test_places_beside_a_binary_search(data, samples, crowded):
     """Of every sample and the two beyond the last, for values that repeat, crowd together, or are none."""

@@ -188,7 +188,7 @@ def records(draw: st.DrawFn, make: Make) -> Record:
 
 @pytest.mark.parametrize(("name", "rule"), EVERY)
 def test_random_annotations(make_record: Make, slow_rules: Rules, name: str, rule: str) -> None:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(records(make_record), st.integers(1, 50), st.lists(st.integers(0, 109), min_size=1, max_size=8))
     def check(record: Record, frame: int, wanted: list[int]) -> None:
         starts = [min(start, record.signal.shape[1] - frame) for start in wanted]

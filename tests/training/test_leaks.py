@@ -35,7 +35,7 @@ from ecgray.training.run import run_hash
 from ecgray.training.standardise import standardisation_of
 
 BATCH = 16
-several = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+several = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def sampling_of(draw: st.DataObject) -> SamplingConfig:
