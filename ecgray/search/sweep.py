@@ -80,8 +80,10 @@ class Resources:
         if trials < 1:
             return None
         if self.workers > 1:
-            beside = [{**node, "CPU": node.get("CPU", 0.0) - trials * ACTOR_CPUS} for node in nodes]
+            beside = [{**node, "CPU": max(0.0, node.get("CPU", 0.0) - trials * ACTOR_CPUS)} for node in nodes]
             cpus = whole(share(beside, trials * self.workers, each))
+            if not cpus:
+                return None
             inside = Devices(workers=self.workers, threads=max(1, int(cpus)), devices=self.workers, most_cpus=cpus)
             return (self.concurrent or trials if growing else trials), {"CPU": ACTOR_CPUS}, inside
         cpus = whole(share(nodes, trials, each))
