@@ -82,7 +82,9 @@ def test_a_killed_sweep_goes_on(small_archive: Path, labelled_shards: Path, tmp_
     subprocess.run([*command, "--resume"], check=True, timeout=900)
     after = rows(out)
     assert [row["number"] for row in after] == list(range(TRIALS))
-    assert all(row["state"] in ("COMPLETE", "PRUNED") for row in after), "those at work when it was killed too"
+    assert all(row["state"] in ("COMPLETE", "PRUNED", "FAIL") for row in after)
+    failed = [row["error"] for row in after if row["state"] == "FAIL"]
+    assert all(error.startswith("EcgrayError: A record must hold") for error in failed), "for its frames, no other cause"
     assert {number: after[number] for number in before} == before, "finished trials are as they were"
     assert [row["params"]["pretrain.task"] for row in after[:4]] == ["beat", "rhythm", "heart_rate", "future"]
 
@@ -95,6 +97,8 @@ def test_a_killed_sweep_goes_on(small_archive: Path, labelled_shards: Path, tmp_
             newest = newest_checkpoint((folder / "pretraining" / "run" / "checkpoints").resolve())
             assert newest is not None and newest.name == "step-000008"
             assert list((folder / "events").iterdir())
+        if row["state"] == "FAIL":
+            assert row["traceback"], "why it failed is kept"
     final = json.loads((out / "final" / "final.json").read_text())
     best = max((row for row in after if row["values"]), key=lambda row: row["values"][0])
     assert after[final["winner"]]["values"] == best["values"]
