@@ -37,13 +37,14 @@ log = logging.getLogger(__name__)
 class LoopState:
     """Where the loop stands after ``step`` steps.
 
-    ``best_step`` and ``best_accuracy``: the best validation so far; ``loss``, ``correct``, ``counted``: sums over the
-    frames since the last log line.
+    ``best_step`` and ``best_accuracy``: the best validation so far; ``validation_due``: the one of this step was
+    abandoned at a stop request; ``loss``, ``correct``, ``counted``: sums over the frames since the last log line.
     """
 
     step: int = 0
     best_step: int | None = None
     best_accuracy: float | None = None
+    validation_due: bool = False
     loss: float = 0.0
     correct: float = 0.0
     counted: float = 0.0
@@ -91,7 +92,8 @@ def write_checkpoint(
 
 
 def complete_checkpoint(partial: Path, target: Path, listing: Mapping[str, Any]) -> None:
-    """Give a filled folder its name, in place of a torn one, and then its marker, which names its files."""
+    """Give a filled folder its name, in place of a torn one or one whose validation was due, and then its marker, which
+    names its files."""
     shutil.rmtree(target, ignore_errors=True)
     fsync_folder(partial)
     partial.rename(target)

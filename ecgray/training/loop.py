@@ -64,11 +64,13 @@ from ecgray.training.published import (
 )
 from ecgray.training.run import RunFolder, run_hash
 from ecgray.training.standardise import Standardise, standardisation_of
-from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
+from ecgray.training.stopping import RunEnded, RunStopped, StopRequest, ValidationAbandoned
 from ecgray.training.validation import validate
 from ecgray.training.watching import Watch
 
 log = logging.getLogger(__name__)
+LOOK_EVERY = 8
+"""Batches of a validation between two looks at the stop request."""
 Report = Callable[[dict[str, Any]], None]
 Publish = Callable[[Mapping[str, float]], None]
 """Takes numbers to be watched, by the keys of ``ray_metrics.GAUGES``."""
@@ -182,7 +184,7 @@ class Training:
         finite, with the frames of that step written out, or the weights are not, before they are validated or saved.
         """
         try:
-            if self.state.step < self.last_step:
+            if self.state.step < self.last_step or self.state.validation_due:
                 self._go()
         finally:
             # Before the process group ends: its last holder waits for gloo's threads, and DDP would do so holding the
@@ -204,7 +206,10 @@ class Training:
         with contextlib.ExitStack() as stack:
             stack.callback(getattr(stream, "close", lambda: None))
             if distributed.first:
-                self._watch = Watch(self._run, first, self.last_step, show_progress=self._show_progress)
+                validated = not self.state.validation_due
+                self._watch = Watch(
+                    self._run, first, self.last_step, validated=validated, show_progress=self._show_progress
+                )
                 stack.callback(self._watch.close)
                 if first == 0:
                     self._watch.add("labels", 0, {"histogram": self._histogram.named})
@@ -221,6 +226,11 @@ class Training:
 
     def _steps(self, stream: Iterator[Batch]) -> None:
         training, pace = self._config.training, Pace()
+        if self.state.validation_due:
+            self._validate()
+            if self.state.validation_due:
+                raise self._stopped()
+            self._save()
         # On a GPU the host reads a step's outcome while the next one runs.
         lag = 1 if self._distributed.device.type == "cuda" else 0
         pending: deque[Step] = deque()
@@ -248,15 +258,19 @@ class Training:
                 self._refuse_nonfinite()
             if validates:
                 saves |= self._validate()
+                stopping |= self.state.validation_due
             if saves or stopping:
                 self._save()
             if logs or validates or saves:
                 pace.restart()
-            if stopping and done < self.last_step:
-                raise RunStopped(
-                    f"The run was stopped by {self._stop.signal_name or 'another worker'} after step {done} of "
-                    f"{self.last_step}, and {self._place_of(done)} holds all of it; go on with --resume."
-                )
+            if stopping and (done < self.last_step or self.state.validation_due):
+                raise self._stopped()
+
+    def _stopped(self) -> RunStopped:
+        return RunStopped(
+            f"The run was stopped by {self._stop.signal_name or 'another worker'} after step {self.state.step} of "
+            f"{self.last_step}, and {self._place_of(self.state.step)} holds all of it; go on with --resume."
+        )
 
     def _step(self, batch: Batch) -> Step:
         """Forward, backward and one step of the optimiser on this rank's frames."""
@@ -344,19 +358,22 @@ class Training:
         state.loss = state.correct = state.counted = 0.0
 
     def _validate(self) -> bool:
-        """Returns whether this is the best validation so far."""
-        distributed, training = self._distributed, self._config.training
-        batch = max(1, training.batch_size // (training.accumulation * distributed.size))
-        result = validate(
-            self.network,
-            validation_batches(self._archive, self._plan, self._config.task, batch, distributed.rank, distributed.size),
-            self._classes,
-            self._standardise,
-            self._config.objective,
-            self._weights,
-            self._autocast,
-            distributed,
-        )
+        """Returns whether this is the best validation so far. At a stop request it is left and stays due."""
+        self.state.validation_due = True
+        try:
+            result = validate(
+                self.network,
+                self._validation_batches(),
+                self._classes,
+                self._standardise,
+                self._config.objective,
+                self._weights,
+                self._autocast,
+                self._distributed,
+            )
+        except ValidationAbandoned:
+            return False
+        self.state.validation_due = False
         if self._watch is not None:
             self._watch.add("validation", self.state.step, result.to_dict())
         if self._publish is not None:
@@ -367,6 +384,20 @@ class Training:
             return False
         self.state.best_step, self.state.best_accuracy = self.state.step, result.accuracy
         return True
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        """This rank's; raises ValidationAbandoned on all ranks before the same batch when one was asked to stop."""
+        distributed, training, plan = self._distributed, self._config.training, self._plan
+        batch = max(1, training.batch_size // (training.accumulation * distributed.size))
+        frames = len(plan.val_patients) * plan.sampling.val_frames_per_patient
+        shared = -(-frames // batch) // distributed.size  # batches that every rank has; some have one more
+        dealt = validation_batches(self._archive, plan, self._config.task, batch, distributed.rank, distributed.size)
+        for number, rows in enumerate(dealt):
+            if number < shared and number % LOOK_EVERY == 0:
+                stop = torch.tensor([float(self._stop())], device=distributed.device)
+                if distributed.sum(stop).item():
+                    raise ValidationAbandoned
+            yield rows
 
     def _save(self) -> None:
         root, state, distributed = self._run.checkpoints, self.state, self._distributed
@@ -388,6 +419,8 @@ class Training:
         if distributed.first:
             keep = self._config.training.keep_checkpoints
             self._run.point_best(state.best_step)
+            if state.validation_due:
+                return  # it will be written anew: until then, those before it are there to fall back on
             prune_checkpoints(root, keep, state.best_step)
             if self._run.url is not None:
                 prune_published(self._run.url, keep, state.best_step)

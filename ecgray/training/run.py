@@ -105,9 +105,12 @@ class RunFolder:
             content = file.read()
         return [values for values in json_lines(content) if type(values.get("step")) is int]
 
-    def rewind_metrics(self, step: int) -> None:
-        """Forget the metrics after ``step``, or all of them at 0: those steps are done again."""
+    def rewind_metrics(self, step: int, *, validated: bool = True) -> None:
+        """Forget the metrics after ``step`` (unless ``validated``, its validation too), or all of them at 0: all that
+        is done again."""
+        again = None if validated else ("validation", step)
         kept = [line for line in self.read_metrics() if 0 < step >= line["step"]]
+        kept = [line for line in kept if (line.get("kind"), line["step"]) != again]
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def publish(self, *files: Path) -> None:

@@ -21,6 +21,10 @@ class RunStopped(RunEnded):
     """The run was asked to stop, saved a checkpoint and left."""
 
 
+class ValidationAbandoned(Exception):
+    """All workers left a validation at the same batch, since the run was asked to stop."""
+
+
 class StopRequest:
     """Whether the run was asked to stop: by a signal to this process, or by the driver, who is asked by ``heard``."""
 

@@ -15,8 +15,10 @@ from ecgray.training.run import RunFolder
 class Watch:
     """Takes the metrics of the first rank. ``show_progress``: a bar with frames/s and the time left on stderr."""
 
-    def __init__(self, run: RunFolder, step: int, last_step: int, *, show_progress: bool) -> None:
-        run.rewind_metrics(step)
+    def __init__(
+        self, run: RunFolder, step: int, last_step: int, *, validated: bool = True, show_progress: bool
+    ) -> None:
+        run.rewind_metrics(step, validated=validated)
         self._run = run
         self._events = Events(run.path / "events", step + 1 if step else 0)  # those steps are done again
         self._bar = progress_bar(step, last_step) if show_progress else None

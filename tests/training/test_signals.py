@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,91 @@ def test_the_second_signal_ends_a_run_that_does_not_come_to_an_end(
     newest = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert newest is not None and newest.name == "step-000006"
     pretrain(make_config(), tmp_path / "run", resume=True, show_progress=False)
+
+
+RANKS = """
+import json, os, signal, sys, traceback
+from pathlib import Path
+import torch, torch.distributed as dist
+import torch._dynamo  # optimisers import it: once, before the forks
+import ecgray.models, ecgray.tasks
+from ecgray.config import from_dict
+from ecgray.sampling.plan import make_plan
+from ecgray.shards.archive import open_archive
+from ecgray.training import loop
+from ecgray.training.config import PretrainConfig
+from ecgray.training.distributed import Distributed
+from ecgray.training.run import RunFolder
+from ecgray.training.stopping import RunStopped, StopRequest, stop_on_signals
+
+plain, seen = loop.validation_batches, []
+
+def signalled(step):
+    # In the third batch of a validation, the one of that step; then counts how far it went.
+    def batches(*arguments):
+        for number, batch in enumerate(plain(*arguments)):
+            yield batch
+            seen.append(number)
+            if number == 2 and training.state.step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+    return batches
+
+config, out = from_dict(PretrainConfig, json.loads(sys.argv[1])), sys.argv[2]
+os.makedirs(out + "/checkpoints", exist_ok=True)
+for start, step in enumerate(json.loads(sys.argv[3])):
+    children = []
+    for rank in range(2):
+        if child := os.fork():
+            children.append(child)
+            continue
+        status, stop = 1, StopRequest()
+        try:
+            torch.set_num_threads(1)
+            dist.init_process_group("gloo", init_method=f"file://{out}-{start}", rank=rank, world_size=2)
+            if rank == 1:
+                loop.validation_batches = signalled(step)
+            archive = open_archive(config.data.shards)
+            plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
+            group = Distributed(rank, 2)
+            training = loop.Training(config, RunFolder(Path(out)), archive, plan, group, backend="local", stop=stop)
+            with stop_on_signals(stop):
+                training.go()
+            status = 0
+        except RunStopped:
+            status = 3 if training.state.step == step and (seen or [0])[-1] < 8 else 4
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], flush=True)
+"""
+
+
+def test_a_validation_is_left_at_a_signal_and_done_again_to_the_bit(
+    make_config: Callable[..., PretrainConfig], tmp_path: Path
+) -> None:
+    """By two workers, one of which hears the signal while the other has a batch more; twice at one step; at the end."""
+    config = make_config()
+    sampling = replace(config.sampling, val_frames_per_patient=91)  # 35 batches
+    config = replace(config, sampling=sampling)
+
+    def start(name: str, *steps: int | None) -> list[str]:
+        command = [sys.executable, "-c", RANKS, json.dumps(to_dict(config)), str(tmp_path / name), json.dumps(steps)]
+        child = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert child.returncode == 0 and "Traceback" not in child.stderr, child.stderr
+        return child.stdout.splitlines()
+
+    assert start("whole", None) == ["[0, 0]"]
+    assert start("left", 4, 4, 12, None) == ["[3, 3]", "[3, 3]", "[3, 3]", "[0, 0]"]
+    runs = [RunFolder(tmp_path / name) for name in ("whole", "left")]
+    files = [sorted(f.relative_to(run.path) for f in run.checkpoints.rglob("*") if f.is_file()) for run in runs]
+    assert files[0] == files[1] and len(files[0]) > 10
+    for file in files[0]:
+        assert (runs[0].path / file).read_bytes() == (runs[1].path / file).read_bytes(), file
+    assert runs[0].best.resolve().name == runs[1].best.resolve().name
+    timings = ("frames_per_s", "waiting_for_data")
+    lines = [[{k: v for k, v in line.items() if k not in timings} for line in run.read_metrics()] for run in runs]
+    assert lines[0] == lines[1]
 
 
 def test_ctrl_c_at_the_command_line_and_resume(small_archive: Path, tmp_path: Path) -> None:
