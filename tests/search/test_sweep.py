@@ -84,7 +84,7 @@ def test_a_killed_sweep_goes_on(small_archive: Path, labelled_shards: Path, tmp_
     assert [row["number"] for row in after] == list(range(TRIALS))
     assert all(row["state"] in ("COMPLETE", "PRUNED", "FAIL") for row in after)
     failed = [row["error"] for row in after if row["state"] == "FAIL"]
-    assert all(error.startswith("EcgrayError: A record must hold") for error in failed), "for its frames, no other cause"
+    assert all(error.startswith("EcgrayError: A record must hold") for error in failed), "for its frames alone"
     assert {number: after[number] for number in before} == before, "finished trials are as they were"
     assert [row["params"]["pretrain.task"] for row in after[:4]] == ["beat", "rhythm", "heart_rate", "future"]
 
