@@ -53,7 +53,8 @@ fuzz: install
 	$(BIN)/python tests/fuzz/run.py --inputs 100000 --coverage
 	ECGRAY_LONG=1 $(BIN)/python -m pytest tests/databases/test_wfdb_annotations.py tests/databases/test_wfdb_signal.py
 
-# What takes minutes and is run for every change all the same: sweeps and trials that are killed, workers and their driver told to leave.
+# What takes minutes and is run for every change all the same: sweeps and trials that are killed, workers and their driver
+# told to leave.
 test-long: install
 	$(BIN)/python -m pytest -m slow tests/search tests/training \
 	    tests/cluster/test_faults.py::test_a_worker_that_gets_sigterm_saves_and_leaves
