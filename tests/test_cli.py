@@ -6,13 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import ecgray
 from ecgray.cli import main
 from ecgray.errors import EcgrayError
+from ecgray.shards.writer import write_shard_set
 
 DATA = Path(__file__).parent / "data"
 
@@ -163,6 +167,38 @@ def test_a_run_goes_on_only_when_asked(shards: Path, tmp_path: Path, capsys: pyt
     assert "model.width" in refused(capsys, *words, "--resume", "--model.width", 8)
     finetune = ("finetune", "weimann2021_cinc2017", "--data", shards, "--out", tmp_path / "fine")
     assert "label" in refused(capsys, *finetune, "--pretrained", run)
+
+
+def test_data_that_answers_nothing(random_records: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a beat every frame is undefined, and a network that says so is always right."""
+    records = random_records.random_records(3, patients=8, records=1)
+    silent = [replace(r, beats=r.beats[:0], beat_classes=r.beat_classes[:0], rhythms=r.rhythms[:0]) for r in records]
+    write_shard_set(silent, tmp_path / "shards")
+    words = ("pretrain", "weimann2021_beat", "--data", tmp_path / "shards", "--out", tmp_path / "run", *SMALL)
+    for task in (["beat"], ["rhythm", "--task.undefined", "drop"], ["heart_rate"]):
+        assert f"what {task[0]} is learned from" in refused(capsys, *words, "--task", *task)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = ("pretrain", "weimann2021_beat", "--data", shards, "--out", tmp_path / "run", *SMALL)
+    assert "must have a GPU" in refused(capsys, *words, "--device", "cuda")
+
+
+def test_random_weights_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("finetune", "weimann2021_cinc2017", "--data", tmp_path, "--out", tmp_path / "run")
+    assert "--pretrained none for random weights" in refused(capsys, *words)
+
+
+def test_synthetic_files_go_into_a_folder_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("labelled", tmp_path / "set", "--records", "3")
+    assert main(["synthesise", *map(str, words)]) == 0
+    written = sorted(tmp_path.rglob("*"))
+    assert "new or empty folder" in refused(capsys, "synthesise", *words)
+    assert "new or empty folder" in refused(capsys, "synthesise", "ambulatory", tmp_path / "set", "--patients", 2)
+    assert sorted(tmp_path.rglob("*")) == written
 
 
 def test_parts_are_exchanged_by_name(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

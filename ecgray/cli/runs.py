@@ -35,7 +35,7 @@ def pretrain(words: list[str]) -> None:
         workers: str = "0"
         """Training workers on Ray (0: in this process, without Ray; 1:4: as many as the cluster holds, as it does)."""
         device: Literal["cpu", "cuda"] | None = None
-        """What each worker on Ray computes on (default: a GPU where the cluster has any now)."""
+        """What this process or each worker on Ray computes on (default: a GPU where there is any now)."""
         backend: Literal["local", "ray"] | None = None
         """What delivers the frames (default: ray with workers, local without)."""
         resume: bool = False
@@ -97,6 +97,11 @@ def finetune(words: list[str]) -> None:
         config = replace(config, data=replace(config.data, test_shards=c.test_data))
     if c.seeds is not None:
         config = replace(config, protocol=replace(config.protocol, seeds=c.seeds))
+    if config.pretrained is None and recipe.pretrained_by is not None:
+        raise EcgrayError(
+            f"'{recipe.name}' must start from a pretraining run (of '{recipe.pretrained_by}'), got none; give "
+            "--pretrained RUN, or --pretrained none for random weights."
+        )
     if config.pretrained == "none":
         config = replace(config, pretrained=None)
     print(run(config, c.out, workers=c.workers, resume=c.resume))

@@ -37,7 +37,8 @@ def write_ambulatory(
 ) -> None:
     """Files ``root/p00/p00000/p00000_s00.{hea,dat,atr}`` of patients whose conditions go round ``CONDITIONS``.
 
-    Raises EcgrayError for counts below one, segments under 10 s, and more patients or segments than the names hold.
+    Raises EcgrayError for counts below one, segments under 10 s, more patients or segments than the names hold, and a
+    folder that holds anything.
     """
     if not (1 <= patients <= 100_000 and 1 <= segments_per_patient <= 100 and segment_seconds >= 10 and seed >= 0):
         raise EcgrayError(
@@ -45,6 +46,7 @@ def write_ambulatory(
             f"patients={patients}, segments_per_patient={segments_per_patient}, segment_seconds={segment_seconds}, "
             f"seed={seed}; change those."
         )
+    _require_new(root)
     for number in range(patients):
         patient = draw_patient(np.random.default_rng([seed, 1, number]), CONDITIONS[number % len(CONDITIONS)])
         name = f"p{number:05d}"
@@ -62,13 +64,15 @@ def write_labelled(root: Path, *, records: int, seed: int, fs: float = 300.0) ->
     """Files ``root/training2017/A00001.{hea,mat}`` with RECORDS and REFERENCE-v3.csv; labels in near the real shares.
 
     Each record is another patient, of the same physiology as the ambulatory ones. Sets of different seeds share no
-    name: they count from seed * 100,000 + 1 on. Raises EcgrayError for counts below one, or of 100,000 and more.
+    name: they count from seed * 100,000 + 1 on. Raises EcgrayError for counts below one, or of 100,000 and more,
+    and for a folder that holds anything.
     """
     if not (1 <= records < LABELLED_LIMIT and seed >= 0):
         raise EcgrayError(
             f"A labelled set must have 1-99999 records and a seed from 0, got records={records}, "
             f"seed={seed}; change those."
         )
+    _require_new(root)
     folder = Path(root) / "training2017"
     folder.mkdir(parents=True, exist_ok=True)
     names, rows = [], []
@@ -81,6 +85,13 @@ def write_labelled(root: Path, *, records: int, seed: int, fs: float = 300.0) ->
         rows.append(f"{name},{label}\n")
     (folder / "RECORDS").write_text("".join(names), encoding="ascii", newline="\n")
     (folder / "REFERENCE-v3.csv").write_text("".join(rows), encoding="ascii", newline="\n")
+
+
+def _require_new(root: Path) -> None:
+    if Path(root).exists() and (not Path(root).is_dir() or any(Path(root).iterdir())):
+        raise EcgrayError(
+            f"Synthetic files must go into a new or empty folder, got {root}, which holds others; name another."
+        )
 
 
 def label_of(number: int, seed: int) -> str:

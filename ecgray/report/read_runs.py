@@ -16,7 +16,7 @@ from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config
 from ecgray.finetuning.stored import PROBABILITY, read_environment, read_predictions, read_splits
 from ecgray.shards.manifest import read_manifest
-from ecgray.shards.storage import is_remote, join, read_bytes, resolve
+from ecgray.shards.storage import is_remote, join, resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import json_lines, read_json
 from ecgray.training.published import fetched_run
@@ -26,22 +26,19 @@ from ecgray.training.published import fetched_run
 class Pretraining:
     """The run that a finetuning run started from, as far as it is still known.
 
-    config: None where neither the finetuning run nor the folder says it; step: of the checkpoint that was used;
-    steps: trained in all, None where that is not known; databases: names of its shard sets' databases, empty where
-    these cannot be read.
+    config: None where neither the finetuning run nor the folder says it; step: of the checkpoint that was used, however
+    far its run went on; databases: names of its shard sets' databases, empty where these cannot be read.
     """
 
     folder: str
     config: PretrainConfig | None
     step: int | None
-    steps: int | None
     databases: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int | None:
-        """Frames trained on, up to the run's end (its best checkpoint may lie before) where that is known."""
-        steps = self.step if self.steps is None else self.steps
-        return None if self.config is None or steps is None else steps * self.config.training.batch_size
+        """Frames that the checkpoint was trained on."""
+        return None if self.config is None or self.step is None else self.step * self.config.training.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,15 +230,10 @@ def _pretraining(origin: Any) -> Pretraining | None:
     with contextlib.suppress(EcgrayError):
         stored = origin.get("config") or read_json(Path(run, "config.json"))
         config = from_dict(PretrainConfig, stored, where=join(run, "config.json"))
-    lines: list[dict[str, Any]] = []
-    with contextlib.suppress(EcgrayError, OSError):
-        lines = json_lines(read_bytes(join(run, "metrics.jsonl")))
-    trained = max((line["step"] for line in lines if type(line.get("step")) is int), default=None)
     return Pretraining(
         folder=run,
         config=config,
         step=int(step) if step.isdigit() else None,
-        steps=trained if trained is not None or config is None else config.training.steps,
         databases=_databases(config.data.shards) if config is not None else (),
     )
 

@@ -12,12 +12,13 @@ from typing import Literal
 import torch
 
 from ecgray.errors import EcgrayError, unknown
-from ecgray.sampling.plan import make_plan
+from ecgray.sampling.plan import Plan, make_plan
 from ecgray.sampling.stream import BACKENDS
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.storage import resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
+from ecgray.training.labels import FRAMES, label_histogram
 from ecgray.training.loop import Training, last_step_of, network_of
 from ecgray.training.model_folder import check_batch
 from ecgray.training.run import open_run
@@ -42,11 +43,11 @@ def pretrain(
 
     ``workers`` 0 trains in this process and imports no Ray, else as many workers of Ray Train do, sharing the global
     batch; (fewest, most) lets the run go on with fewer when machines are lost and with more when some come.
-    ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``device``: what each
-    worker of Ray Train computes on, by default a GPU where the cluster has any now; "cuda" lets an autoscaler start
-    machines that have one. ``resume``: go on from the newest checkpoint of ``out`` (a new run where there is none).
-    ``most_cpus``: what each worker on Ray may reserve with its stream, for runs side by side. ``patient``: where the
-    cluster has too little room now and had enough before, wait for its machines to return.
+    ``backend``: what delivers the frames, by default "ray" with workers and "local" without. ``device``: what this
+    process or each worker of Ray Train computes on, by default a GPU where there is any now; "cuda" lets an autoscaler
+    start machines that have one. ``resume``: go on from the newest checkpoint of ``out`` (a new run where there is
+    none). ``most_cpus``: what each worker on Ray may reserve with its stream, for runs side by side. ``patient``: where
+    the cluster has too little room now and had enough before, wait for its machines to return.
 
     Raises EcgrayError for what cannot be trained (before anything is written), RunStopped after SIGINT or SIGTERM.
     """
@@ -59,6 +60,7 @@ def pretrain(
     archive = open_archive(shards, verify=config.data.verify)
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
     _check_shares(config, archive, fewest, most)
+    _check_labels(config, archive, plan)
     hashes = [manifest.hash for manifest in archive.manifests]
     steps = last_step_of(config, plan)
     with open_run(out, config, hashes, resume=resume, workers=workers, steps=steps) as run:
@@ -71,9 +73,28 @@ def pretrain(
         torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
         stop = StopRequest()
         with stop_on_signals(stop):
-            alone = Distributed(device=best_device())
+            alone = Distributed(device=_device(device))
             Training(config, run, archive, plan, alone, backend=backend, stop=stop, show_progress=show_progress).go()
         return run.place
+
+
+def _device(asked: Literal["cpu", "cuda"] | None) -> torch.device:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise EcgrayError("A run on cuda must have a GPU on this machine, got none; leave the device out.")
+    return torch.device("cpu") if asked == "cpu" else best_device()
+
+
+def _check_labels(config: PretrainConfig, archive: Archive, plan: Plan) -> None:
+    """Raises EcgrayError when the data does not answer what the task asks of any frame."""
+    found = label_histogram(archive, plan, config.task).named
+    classes = {name for name, count in found.items() if count and name != "dropped"}
+    if not classes - {getattr(config.task, "no_answer", None)}:
+        raise EcgrayError(
+            f"The frames must show what {config.task.name} is learned from, got no beat or rhythm in the annotations; "
+            "take annotated records, or find the beats with 'ecgray ingest --detect-beats'."
+        )
+    if len(classes) == 1:
+        log.warning("The first %d frames are all of one class (%s): there is nothing to tell apart.", FRAMES, *classes)
 
 
 def _check_shares(config: PretrainConfig, archive: Archive, fewest: int, workers: int) -> None:

@@ -121,6 +121,7 @@ def test_finetuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--model.width", "4", "--data.seconds", "5", "--protocol.epochs", "1", "--protocol.val-fraction", "0.2"]
     small += ["--data.train-fraction", "0.4", "--protocol.test-fraction", "0.4", "--protocol.batch-size", "4"]
     given = ["finetune", "weimann2021_cinc2017", "--data", str(shards), "--out", str(out), "--seeds", "2", *small]
+    given += ["--pretrained", "none"]
     assert main(given) == 0
     row = row_of(tmp_path / "runs")
     assert (row.path, row.kind, row.state, row.done, row.total) == (out, "finetune", "finished", 2, 2)

@@ -93,7 +93,7 @@ def write_fake_pretraining(beside: Path, recipe: str, steps: int) -> Path:
     run = beside.with_name(f"{beside.name}-pretraining")
     (run / "checkpoints" / f"step-{steps:06d}").mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps(to_dict(RECIPES[recipe].make())))
-    (run / "metrics.jsonl").write_text(json.dumps({"step": steps, "val_accuracy": 0.5}) + "\n")
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 2 * steps, "val_accuracy": 0.5}) + "\n")
     return run
 
 

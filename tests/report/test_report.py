@@ -214,7 +214,7 @@ def test_every_recipe_used_as_it_is_stands_beside_its_own_row(name: str) -> None
     recipe, nothing = RECIPES[name], pd.DataFrame({"database": [], "record": [], "split": []})
     before: Any = None if recipe.pretrained_by is None else RECIPES[recipe.pretrained_by].make()
     config: Any = replace(recipe.make(), pretrained=None if before is None else "/run")
-    start = Pretraining(folder="/run", config=before, step=1, steps=1)
+    start = Pretraining(folder="/run", config=before, step=1)
     run = Run(
         folder=Path("/run"),
         config=config,
