@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+import tyro
 
 import ecgray
-from ecgray.cli import main
+from ecgray.cli import VERBS, main
+from ecgray.databases import DATABASES
 from ecgray.errors import EcgrayError
 from ecgray.shards.writer import write_shard_set
 
@@ -86,6 +89,35 @@ for verb in VERBS:
 assert "ray" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+FIRST = {
+    "ingest": list(DATABASES),
+    "pretrain": ["weimann2021_beat --objective focal", "weimann2021_future"],
+    "finetune": ["weimann2021_cinc2017"],
+    "sweep": ["weimann2021_pretraining"],
+    "plan": ["weimann2021_beat"],
+}
+"""The words of a verb before its options."""
+
+
+@pytest.mark.parametrize("line", [f"{verb} {words}".strip() for verb in VERBS for words in FIRST.get(verb, [""])])
+def test_every_option_says_what_it_is(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsers = []
+
+    def cli(command: Any, *, args: object, **settings: Any) -> None:
+        parsers.append(tyro.extras.get_parser(command, **settings))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(tyro, "cli", cli)
+    with pytest.raises(SystemExit):
+        main(line.split())
+    said = {(*action.option_strings, action.dest)[0]: action.help or "" for action in parsers[0]._actions}
+    assert len(said) > 1
+    bare = [
+        name for name, text in said.items() if not re.sub(r"\(?(default: .*|required|repeatable)\)?", "", text).strip()
+    ]
+    assert not bare
 
 
 def test_near_matches(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

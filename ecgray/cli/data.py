@@ -16,14 +16,19 @@ class Synthesise:
     """Write a synthetic database as genuine WFDB files, from a seed."""
 
     kind: tyro.conf.Positional[Literal["ambulatory", "labelled"]]
+    """Long recordings to pretrain on, or short labelled ones to finetune on."""
     root: tyro.conf.Positional[Path]
+    """New folder of the database."""
     patients: int = 24
     """Patients of the ambulatory database."""
     segments_per_patient: int = 2
+    """Recordings of each patient of the ambulatory database."""
     segment_seconds: float = 600.0
+    """Seconds of each of them."""
     records: int = 400
     """Records of the labelled set."""
     seed: int = 0
+    """What all is drawn from; another seed gives other patients."""
 
 
 def synthesise(words: list[str]) -> None:
@@ -76,6 +81,7 @@ class Inspect:
     """Say what shard sets hold."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
+    """Shard sets (folders or URLs)."""
     json: bool = False
     """JSON for programs."""
     html: Path | None = None
@@ -112,11 +118,15 @@ class Label:
     """Say what a task asks of given frames."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
+    """Shard sets (folders or URLs)."""
     task: str
+    """What is asked: beat, rhythm or heart_rate."""
     frames: Path
     """CSV with the columns record, start."""
     frame_size: int = 2048
+    """Samples of a frame."""
     rule: Literal["paper", "code"] = "paper"
+    """As the paper words the task's rule, or as its published code has it."""
     out: Path | None = None
     """CSV record, start, label (default: printed)."""
     plot: Path | None = None

@@ -17,6 +17,7 @@ class List:
     """List what is known by name."""
 
     json: bool = False
+    """JSON for programs."""
 
 
 def lister(verb: str, rows: Callable[[], list[dict[str, Any]]]) -> Callable[[list[str]], None]:

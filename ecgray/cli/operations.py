@@ -61,6 +61,7 @@ class Runs:
     """List the runs in a folder, at any depth: state, progress, best score, last change."""
 
     root: tyro.conf.Positional[Path]
+    """Folder that holds them."""
     json: bool = False
     """JSON for programs."""
 
@@ -113,10 +114,12 @@ def plan(words: list[str]) -> None:
         gpus: int
         """GPUs of all nodes, a training worker on each."""
         gpus_per_node: int
+        """GPUs of each node."""
         rates: Annotated[Rates, Flat]
         bench: Path = Path("benchmarks/results/stream.json")
         """What make bench wrote: the stream's rate, where none is given."""
         shard_mb: float = 128.0
+        """MB of signal in a shard, as ingest lays them out."""
         read_ahead_kb: float = 128.0
         """Of the nodes' disks (/sys/block/*/queue/read_ahead_kb; 128 is what Linux sets)."""
         json: bool = False

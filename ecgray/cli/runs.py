@@ -112,9 +112,11 @@ class Evaluate:
     """Score every seed of a finetuning run on labelled records that it has not seen."""
 
     run: tyro.conf.Positional[str]
+    """Finetuning run."""
     data: str
     """Labelled shard set."""
     out: str
+    """New folder of the evaluation, or a URL (s3://, gs://)."""
 
 
 def evaluate(words: list[str]) -> None:
@@ -131,6 +133,7 @@ class Report:
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Finetuning runs and evaluations, or one sweep."""
     out: str
+    """Folder of the report, or a URL (s3://, gs://)."""
 
 
 def report(words: list[str]) -> None:

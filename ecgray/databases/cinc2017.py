@@ -39,6 +39,7 @@ class CinC2017(Database):
     """
 
     labels: Literal["v3", "v2", "original"] = "v3"
+    """Version of the reference labels."""
 
     name: ClassVar[str] = "cinc2017"
     title: ClassVar[str] = "AF Classification from a Short Single Lead ECG Recording (CinC Challenge 2017)"

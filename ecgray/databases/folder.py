@@ -32,7 +32,9 @@ class Folder(Database):
     """
 
     lead: str | None = None
+    """Name of the one lead to take (default: every lead that is a voltage)."""
     annotator: str = "atr"
+    """Suffix of the annotation files."""
 
     name: ClassVar[str] = "folder"
     title: ClassVar[str] = "Any folder of WFDB records"

@@ -41,7 +41,9 @@ class MitBih(Database):
     """
 
     lead: str = "MLII"
+    """Name of the lead to take."""
     annotator: str = "atr"
+    """Suffix of the annotation files (this layout also has qrs, for example)."""
 
     name: ClassVar[str] = "mitdb"
     title: ClassVar[str] = "MIT-BIH Arrhythmia Database"

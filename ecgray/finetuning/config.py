@@ -17,8 +17,7 @@ from ecgray.training.objectives import CrossEntropy, Objective
 class FinetuneDataConfig:
     """Which labelled records, and how they reach the network.
 
-    Standardised with the labelled set's own mean and sd, resampled to ``fs``, brought to ``seconds`` with zeros on the
-    ``padding`` side; of longer records the last samples stay ("before") or the first ("after").
+    Standardised with the labelled set's own mean and sd, resampled to ``fs``, brought to ``seconds``.
     """
 
     shards: str = ""
@@ -26,8 +25,11 @@ class FinetuneDataConfig:
     test_shards: str | None = None
     """Shard set that holds the test records; "none": no test; left out: a fixed share of ``shards``."""
     fs: float = 250.0
+    """Hz that records are resampled to."""
     seconds: float = 60.0
+    """Length that records are brought to, in seconds."""
     padding: Literal["before", "after"] = "before"
+    """Side of the zeros of a shorter record; a longer one keeps its last samples (before) or its first (after)."""
     train_fraction: float = 0.75
     """Training records as a share of the entire data set (the paper's subsets: .5 and .25)."""
     records: int | None = None
@@ -50,19 +52,27 @@ class ProtocolConfig:
     """Repetitions over re-drawn splits, and when one of them ends.
 
     Seed s has its own train and validation records, order of batches and new output layer; the test records depend on
-    ``split_seed`` alone. After ``patience`` epochs without a better ``monitor`` a seed ends; its epoch with the best
-    macro F1 on validation counts. Fractions are of the entire data set.
+    ``split_seed`` alone. Of a seed the epoch with the best macro F1 on validation counts.
     """
 
     seeds: int = 10
+    """Repetitions."""
     first_seed: int = 0
+    """Number of the first of them."""
     epochs: int = 200
+    """Most epochs of a seed."""
     patience: int = 50
+    """Epochs without a better monitor after which a seed ends."""
     monitor: Literal["train_accuracy", "val_loss"] = "train_accuracy"
+    """What must get better."""
     batch_size: int = 64
+    """Records of a step."""
     test_fraction: float = 0.2
+    """Test records as a share of the entire data set."""
     val_fraction: float = 0.05
+    """Validation records as a share of the entire data set."""
     split_seed: int = 0
+    """What the test records are drawn from, the same for all seeds."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "epochs", "patience", "batch_size"):
@@ -79,17 +89,21 @@ class ProtocolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """A finetuning run. ``pretrained`` is the folder of a pretraining run, or None for random weights."""
+    """A finetuning run."""
 
     recipe: str = ""
+    """Where the config came from."""
     data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     pretrained: str | None = None
+    """Pretraining run (folder or URL) or model folder to start from (default, or none: random weights)."""
     freeze_blocks: int = 0
+    """How many residual blocks from the input on keep the pretrained weights."""
     model: Model = field(default_factory=lambda: MODELS["resnet18"])
     objective: Objective = field(default_factory=CrossEntropy)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of forward and backward pass: float32, or bfloat16 autocast."""
 
     def __post_init__(self) -> None:
         used = self.data.train_fraction + self.protocol.test_fraction + self.protocol.val_fraction

@@ -27,20 +27,22 @@ EXPANSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet(Model):
-    """Stages of ``width``, 2, 4 and 8 times that many filters, with one kernel size per stage.
-
-    ``init``: he is a normal distribution of variance 2 / fan-in (He et al.), lecun a truncated one of 1 / fan-in (the
-    published code). ``stages`` = 3 is the form in which the paper pretrains its ResNet-50 for future prediction.
-    """
+    """Stages of ``width``, 2, 4 and 8 times that many filters, with one kernel size per stage."""
 
     name: ClassVar[str] = "resnet"
 
     depth: Literal[18, 34, 50] = 18
+    """Layers."""
     order: Literal["v2", "v1"] = "v2"
+    """Pre-activation blocks as the paper names them (v2), or post-activation ones as its published code builds (v1)."""
     width: int = 64
+    """Filters of the first stage."""
     kernels: tuple[int, int, int, int] = (7, 5, 5, 3)
+    """Kernel size of each stage, in samples; odd."""
     stages: Literal[3, 4] = 4
+    """Stages; 3 is the form in which the paper pretrains its ResNet-50 for future prediction."""
     init: Literal["he", "lecun"] = "he"
+    """Normal of variance 2 / fan-in (he), or truncated normal of 1 / fan-in as the published code has it (lecun)."""
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, tuple[object, ...]], ...] = (

@@ -51,13 +51,18 @@ with one it was 8."""
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What was measured or is known; None where nothing was given. Rates are per second."""
+    """What was measured or is known; None where nothing was given."""
 
     gpu_frames_per_s: float | None = None
+    """Frames/s that one GPU trains (frames_per_s in metrics.jsonl of a run of this recipe on one)."""
     stream_frames_per_s: float | None = None
+    """Frames/s that one worker's stream delivers (default: what --bench holds)."""
     all_reduce_gb_per_s: float | None = None
+    """GB/s of an all-reduce between the nodes (ecgray doctor there)."""
     storage_mb_per_s: float | None = None
+    """MB/s that one node reads (ecgray doctor --storage)."""
     price_per_gpu_hour: float | None = None
+    """Price of a GPU for an hour, in any currency, as the cost then is."""
 
 
 ASK = {

@@ -50,22 +50,24 @@ class SampledTask(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How frames are drawn.
-
-    frame_size: samples; frames_per_patient: the budget (4,096 in papers.md W11) that ``training.steps`` defaults to;
-    frames_per_visit: frames per patient and pass; pool_patients: visits shuffled together; lanes: independent streams,
-    the most workers that can share the run; val_fraction: share of patients held out (W8); val_frames_per_patient:
-    frames in the fixed validation set (W9).
-    """
+    """How frames are drawn."""
 
     frame_size: int = 2048
+    """Samples of a frame."""
     frames_per_patient: int = 4096
+    """Budget that training.steps defaults to: frames of each training patient (papers.md W11)."""
     frames_per_visit: int = 128
+    """Frames that a patient gives in each pass."""
     pool_patients: int = 32
+    """Visits shuffled together."""
     lanes: int = 8
+    """Independent streams of frames; the most workers that can share the run."""
     val_fraction: float = 0.05
+    """Share of patients held out (papers.md W8)."""
     val_frames_per_patient: int = 128
+    """Frames of each held-out patient in the fixed validation set (papers.md W9)."""
     seed: int = 0
+    """What the split and all frames are drawn from."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -16,27 +16,33 @@ from ecgray.training.config import PretrainConfig
 class SearchConfig:
     """How many trials, how they are proposed, when one is stopped, and what one is worth.
 
-    trials: in all; seed: of the sampler (TPE), which draws the first ``startup_trials`` at random; objective: "score",
-    the mean macro F1 on validation over ``seeds`` finetuning seeds, or "score_and_cost", that and the trial's
-    device-seconds (of work that came to its end: what a killed process had begun is not counted). early_stopping:
-    asynchronous successive halving over pretraining steps: after steps / reduction**rungs, ..., steps / reduction of
-    them, a trial whose probe is not among the best 1 / ``reduction`` seen at that rung is stopped (more rungs spend
-    less on each, and judge by younger networks: README, "Measured"). seeds, epochs,
-    train_fraction: finetuning of a trial (None: as ``finetune`` says). final_seeds: of the winner and the baselines,
-    whose test records are opened; 0 leaves them closed.
+    Device-seconds are of work that came to its end: what a killed process had begun is not counted. Early stopping is
+    asynchronous successive halving over pretraining steps, by a probe at every rung (more rungs spend less on each, and
+    judge by younger networks: README, "Measured").
     """
 
     trials: int = 40
+    """How many trials in all."""
     seed: int = 0
+    """Of the sampler (TPE)."""
     startup_trials: int = 10
+    """How many of the first trials are drawn at random."""
     objective: Literal["score", "score_and_cost"] = "score"
+    """Macro F1 on validation, mean over the finetuning seeds; or that and the trial's device-seconds."""
     early_stopping: bool = True
+    """Whether a trial that falls behind in pretraining is stopped."""
     reduction: int = 4
+    """A trial goes on where it is among the best 1 / reduction seen at a rung."""
     rungs: int = 1
+    """How often a trial is judged: after steps / reduction**rungs, ..., steps / reduction of its steps."""
     seeds: int = 3
+    """Finetuning seeds of a trial."""
     epochs: int | None = None
+    """Finetuning epochs of a trial (default: as finetune says)."""
     train_fraction: float | None = None
+    """Training records of a trial as a share of the entire data set (default: as finetune says)."""
     final_seeds: int = 10
+    """Seeds of the winner and the baselines, whose test records are opened; 0 leaves them closed."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -53,8 +59,11 @@ class ProbeConfig:
     that validate otherwise would tell trials apart by chance."""
 
     seed: int = 0
+    """Of its split and its head."""
     epochs: int = 5
+    """Epochs, always all of them."""
     train_fraction: float = 0.25
+    """Training records as a share of the entire data set; all others but the test judge."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.seed < 0 or not 0 < self.train_fraction < 1:
@@ -70,6 +79,7 @@ class SweepConfig:
     the space asks for; the network that is finetuned is the one that was pretrained."""
 
     space: str
+    """Name of what is searched."""
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     search: SearchConfig = field(default_factory=SearchConfig)

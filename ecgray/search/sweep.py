@@ -43,16 +43,14 @@ ACTOR_CPUS = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a trial gets.
-
-    workers: of Ray Train, 1 trains in the trial's own actor; gpus: of a trial with one worker, a fraction lets several
-    share one (None: a whole one of each worker where the cluster has any); concurrent: most trials at a time (None: as
-    many as the cluster holds, one CPU for each worker without a GPU).
-    """
+    """What a trial gets."""
 
     workers: int = 1
+    """Workers of Ray Train for each trial (1: it trains in the trial's own actor)."""
     gpus: float | None = None
+    """GPUs of a trial with one worker; a fraction lets several share one (default: a whole one where there are any)."""
     concurrent: int | None = None
+    """Most trials at a time (default: as many as the cluster holds, one CPU for each worker without a GPU)."""
 
     def __post_init__(self) -> None:
         if (

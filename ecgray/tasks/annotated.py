@@ -16,15 +16,19 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedTask(Task):
-    """``rule``: as the paper words it, or as its published code has it. ``undefined``: whether frames without an answer
-    are a class (keep) or are dropped, in which case that class is left out and those after it move up."""
+    """A question whose answer is read from the annotations of the frame itself.
+
+    Where undefined frames are dropped, the classes after theirs move up.
+    """
 
     paper: ClassVar[str] = "Weimann & Conrad 2021"
     every_class: ClassVar[tuple[str, ...]]
     no_answer: ClassVar[str]
 
     rule: Literal["paper", "code"] = "paper"
+    """As the paper words it, or as its published code has it."""
     undefined: Literal["keep", "drop"] = "keep"
+    """Frames without an answer are a class (keep), or are dropped and the class with them."""
 
     def __post_init__(self) -> None:
         if self.rule not in ("paper", "code"):

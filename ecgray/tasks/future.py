@@ -15,19 +15,22 @@ class FuturePrediction(Task):
     """``context`` frames side by side, then ``offset`` frames that nobody sees, then the positive.
 
     The positive stands at a random place among ``negatives`` frames from the pool's patients, and that place is the
-    target: it comes with the plan, and no annotation is needed. ``exclude_record``: no negative from the positive's own
-    record (the published code excludes nothing). logit_scale: the root of what attention logits are divided by, a
-    head's width or, as in the published code, the model's.
+    target: it comes with the plan, and no annotation is needed.
     """
 
     name: ClassVar[str] = "future"
     paper: ClassVar[str] = "Weimann & Conrad 2021"
 
     context: int = 16
+    """Frames side by side that are seen."""
     offset: int = 8
+    """Frames after them that nobody sees, before the one to be found."""
     negatives: int = 8
+    """Frames of the pool's patients among which it stands."""
     exclude_record: bool = True
+    """Whether no negative is from the positive's own record (the published code excludes nothing)."""
     logit_scale: Literal["head", "model"] = "head"
+    """The root of what attention logits are divided by: a head's width, or the model's (the published code)."""
 
     def __post_init__(self) -> None:
         for field, least in (("context", 1), ("offset", 0), ("negatives", 1)):

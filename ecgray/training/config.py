@@ -24,29 +24,36 @@ _MOST = {"batch_size": 10**6, "threads": 4096}
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Shard sets of one rate, and whose mean and standard deviation standardise them: their own (the paper's rule)
-    or those of the whole Icentia11K archive (papers.md W7). ``verify``: what is checked of every shard file before the
-    first step, its SHA-256, or its size alone where the archive is too large to be read once more; of a set at a
-    URL its size, and its SHA-256 when it is fetched."""
+    """Shard sets of one rate, and whose mean and standard deviation standardise them.
+
+    Sizes alone are for an archive too large to be read once more; of a set at a URL the size is checked, and the
+    SHA-256 when a file is fetched.
+    """
 
     shards: tuple[str, ...] = ()
+    """Shard sets of one sampling rate."""
     standardisation: Literal["manifest", "icentia11k"] = "manifest"
+    """Whose mean and sd standardise: the sets' own (the paper's rule) or all of Icentia11K's (papers.md W7)."""
     verify: Literal["hashes", "sizes"] = "hashes"
+    """What is checked of every shard file before the first step: its SHA-256, or its size alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """Adam with framework defaults (papers.md W56); the published code's are beta2 .98 and eps 1e-9 (W57).
-
-    ``weight_decay`` is decoupled (AdamW); ``clip_norm`` bounds the norm of all gradients together, None leaves it.
-    """
+    """Adam with framework defaults (papers.md W56); the published code's are beta2 .98 and eps 1e-9 (W57)."""
 
     learning_rate: float = 1e-3
+    """Adam's step size."""
     beta1: float = 0.9
+    """Decay of Adam's mean of gradients."""
     beta2: float = 0.999
+    """Decay of Adam's mean of squared gradients."""
     eps: float = 1e-8
+    """Added to the root of that mean."""
     weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW); 0 is none."""
     clip_norm: float | None = None
+    """Bound of the norm of all gradients together (default: none)."""
 
     def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
         return torch.optim.AdamW(
@@ -81,24 +88,30 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long and how. ``steps`` None: as many as the sampling plan's budget of frames holds.
-
-    ``batch_size`` counts the frames of one step over all workers, taken in ``accumulation`` parts;
-    ``validate_every``, ``checkpoint_every`` and ``log_every`` are in steps; the newest ``keep_checkpoints`` and
-    the best one stay on disk; ``threads`` per worker, None: its share of the machine's cores.
-    """
+    """How long and how."""
 
     steps: int | None = None
+    """Optimiser steps in all (default: as many as the sampling plan's budget of frames holds)."""
     batch_size: int = 32
+    """Frames of one step over all workers."""
     accumulation: int = 1
+    """Parts in which a worker takes its frames of a step."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of forward and backward pass: float32, or bfloat16 autocast."""
     compile: bool = False
+    """Compile the network with torch.compile."""
     validate_every: int = 500
+    """Steps between validations."""
     checkpoint_every: int = 500
+    """Steps between checkpoints."""
     keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay on disk, beside the best one."""
     log_every: int = 10
+    """Steps between lines of metrics."""
     threads: int | None = None
+    """CPU threads of each worker (default: its share of the machine's cores)."""
     seed: int = 0
+    """What the network draws from, its initial weights first."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "validate_every", "checkpoint_every", "keep_checkpoints")
@@ -114,9 +127,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Everything that decides what a pretraining run computes; ``recipe`` names where it came from."""
+    """Everything that decides what a pretraining run computes."""
 
     recipe: str
+    """Where the config came from."""
     data: DataConfig = field(default_factory=DataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     task: Task

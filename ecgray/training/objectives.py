@@ -19,11 +19,12 @@ from ecgray.tasks.base import IGNORED
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Named):
-    """A loss over class logits. ``class_weights`` "balanced" weighs a class by n / (classes n_class) of the training
-    frames, whose mean over the training frames is 1; ``weighting_factor`` goes from no weighting (0) to that (1)."""
+    """A loss over class logits."""
 
     class_weights: Literal["none", "balanced"] = "none"
+    """balanced weighs a class by n / (classes n_class) of the training frames; their mean is 1."""
     weighting_factor: float = 1.0
+    """From no weighting (0) to that of class_weights (1)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.weighting_factor <= 1:
@@ -51,6 +52,7 @@ class CrossEntropy(Objective):
 
     name = "cross_entropy"
     label_smoothing: float = 0.0
+    """Share of a target that is spread over all classes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +76,7 @@ class Focal(Objective):
 
     name = "focal"
     gamma: float = 2.0
+    """How much less well classified frames count; 0 is cross-entropy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
