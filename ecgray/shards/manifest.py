@@ -156,7 +156,7 @@ def _rules(values: dict[str, Any]) -> Iterator[tuple[str, bool]]:
 
 def _content(path: str) -> bytes:
     """The bytes of a set's manifest.json."""
-    make = f"make one with 'ecgray ingest DATABASE DIR --out {path}'"
+    make = "make one with 'ecgray ingest DATABASE DIR --out NEWFOLDER'"
     stopped = f"'{path}' must be a finished shard set, got a stopped ingest; run the same ingest again."
     if is_remote(path):
         try:

@@ -72,7 +72,9 @@ def test_other_fields_and_other_content_are_refused(shards):
 
 
 def test_a_folder_without_a_set_says_how_to_make_one(tmp_path):
-    one_line([tmp_path], "no manifest.json; make one with 'ecgray ingest")
+    one_line([tmp_path], "no manifest.json; make one with 'ecgray ingest DATABASE DIR --out NEWFOLDER'")
+    (tmp_path / "raw.hea").touch()
+    one_line([tmp_path / "raw.hea"], "must be a folder, got .*; make one with 'ecgray ingest .* --out NEWFOLDER'")
     one_line([tmp_path / "nowhere"], "must be a folder")
     (tmp_path / ".ingest").mkdir()
     one_line([tmp_path], "stopped ingest; run the same ingest again")
