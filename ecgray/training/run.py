@@ -146,7 +146,10 @@ class RunFolder:
 
 def read_config(run: Path) -> PretrainConfig:
     """The config of a pretraining run; raises EcgrayError when it is missing or of another kind."""
-    return from_dict(PretrainConfig, read_json(run / "config.json"), where=str(run / "config.json"))
+    values = read_json(run / "config.json")
+    if "protocol" in values:
+        raise EcgrayError(f"A pretraining run is needed, got {run}, which is a finetuning run; give another folder.")
+    return from_dict(PretrainConfig, values, where=str(run / "config.json"))
 
 
 def run_hash(config: PretrainConfig, manifest_hashes: Sequence[str]) -> str:
