@@ -17,9 +17,12 @@ import tyro
 
 import ecgray
 from ecgray.cli import VERBS, main
+from ecgray.config import to_dict
 from ecgray.databases import DATABASES
 from ecgray.errors import EcgrayError
+from ecgray.finetuning.config import FinetuneConfig
 from ecgray.shards.writer import write_shard_set
+from ecgray.training.model_folder import write_json
 
 DATA = Path(__file__).parent / "data"
 
@@ -282,6 +285,16 @@ def test_a_batch_too_small_for_batch_normalisation(
     short = ("--sampling.frame-size", 8, "--training.accumulation", 8)
     assert "1 x 8 samples" in refused(capsys, *words, *short)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_the_other_kind_or_none(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate = ("evaluate", tmp_path / "run", "--data", shards, "--out", tmp_path / "out")
+    assert "run, where there is none; give" in refused(capsys, *evaluate)
+    (tmp_path / "run").mkdir()
+    assert "run, where there is none; give" in refused(capsys, *evaluate)
+    write_json(tmp_path / "run" / "config.json", to_dict(FinetuneConfig()))
+    pretrain = ("pretrain", "weimann2021_beat", "--data", shards, "--out", tmp_path / "run", *SMALL)
+    assert "run, which is a finetuning run; give" in refused(capsys, *pretrain, "--resume")
 
 
 def test_a_checkpoint_with_a_flipped_byte(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

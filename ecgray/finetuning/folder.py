@@ -44,6 +44,8 @@ def read_config(run: Path) -> FinetuneConfig:
     """The config of a finetuning run; raises EcgrayError when it is missing or of another kind."""
     if (run / "checkpoints").is_dir():
         raise EcgrayError(f"A finetuning run is needed, got {run}, which is a pretraining run; finetune from it first.")
+    if not (run / "config.json").is_file():
+        raise EcgrayError(f"A finetuning run is needed, got {run}, where there is none; give the --out of one.")
     return from_dict(FinetuneConfig, read_json(run / "config.json"), where=str(run / "config.json"))
 
 

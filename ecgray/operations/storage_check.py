@@ -45,7 +45,7 @@ def _round_trip(
     system, folder = url_to_fs(url)
     local = "file" in (system.protocol if isinstance(system.protocol, tuple) else (system.protocol,))
     if local and not system.isdir(folder):
-        raise FileNotFoundError("this folder does not exist")
+        raise NotADirectoryError("this is no folder" if system.exists(folder) else "this folder does not exist")
     name = f".ecgray-doctor-{uuid.uuid4().hex}"
     file, content = f"{folder.rstrip('/')}/{name}", os.urandom(MEGABYTES * 1_000_000)
     faults: list[tuple[State, str, str]] = []

@@ -95,7 +95,8 @@ def model_folder(run: Path | str, seed: int | None = None) -> Path:
     if (run / "seeds").is_dir():
         return _seed_folder(run, seed)
     if not run.is_dir():
-        raise EcgrayError(f"A run must be a folder, got {run}, which is not there; give the --out of a run.")
+        found = "which is a file" if run.exists() else "which is not there"
+        raise EcgrayError(f"A run must be a folder, got {run}, {found}; give the --out of a run.")
     if seed is not None:
         raise EcgrayError(f"Only a finetuning run has seeds, got seed {seed} of {run}; leave it out.")
     best = run / "best"

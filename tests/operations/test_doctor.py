@@ -48,9 +48,9 @@ def test_storage(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     assert check_storage(f"file://{tmp_path}").state == "ok"
     (tmp_path / "file").touch()
-    for place in (tmp_path / "missing", tmp_path / "file"):
-        bad = check_storage(str(place))
-        assert bad.state == "fail" and bad.remedy and "does not exist" in bad.found
+    for name, said in (("missing", "does not exist"), ("file", "is no folder")):
+        bad = check_storage(str(tmp_path / name))
+        assert bad.state == "fail" and bad.remedy and said in bad.found
     unknown = check_storage("nfs4711://server/share")
     assert unknown.state == "fail" and "nfs4711" in unknown.found
 

@@ -101,6 +101,8 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EcgrayError, match="finished checkpoint"):
         ecgray.load(tmp_path)
     saved(tmp_path)
+    with pytest.raises(EcgrayError, match=r"must be a folder, got .*, which is a file"):
+        ecgray.load(tmp_path / "model.json")
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-100])
     with pytest.raises(EcgrayError, match="whole safetensors"):
