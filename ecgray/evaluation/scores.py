@@ -18,8 +18,9 @@ def score_predictions(predictions: pd.DataFrame, classes: Sequence[str], *, resa
     """Scores per split of a table of predictions, as plain JSON values (NaN becomes None).
 
     predictions: columns seed, split, database, record, patient, label, predicted (class names).
-    Returned: {"classes", "seeds", "splits": {split: {"records" per seed, "patients", "majority_share", "confusion"
-    (summed over seeds, true by predicted), "scores": {name: {"values" per seed, "mean", "sd", "low", "high"}}}}}.
+    Returned: {"classes", "seeds", "splits": {split: {"records" per seed, "patients", "majority_share", "absent"
+    (classes without a record in some seed, where their F1 is 0 and counts in the macro F1), "confusion" (summed over
+    seeds, true by predicted), "scores": {name: {"values" per seed, "mean", "sd", "low", "high"}}}}}.
     low and high are the 95 % bootstrap interval over records and seeds; None where the seeds do not share their
     records (validation), since there is no one set of records to resample.
     """
@@ -78,6 +79,7 @@ def _score_split(part: pd.DataFrame, classes: list[str], seeds: list[int], resam
         "records": [len(rows) for rows in of_seed],
         "patients": int(part[["database", "patient"]].drop_duplicates().shape[0]),
         "majority_share": majority_share(labels),
+        "absent": [name for name, fewest in zip(classes, matrices.sum(-1).min(0), strict=True) if fewest == 0],
         "confusion": matrices.sum(0).tolist(),
         "scores": scores,
     }

@@ -39,8 +39,8 @@ class Row:
     """A run with its scores by name and all that must stand beside them.
 
     confusion: (classes, classes) counts over seeds, true by predicted; recipe: the published row, None where there is
-    none; budget, test_set, other: in words, how the run is not that row's; improvement and published_improvement:
-    share of the score of "none", NaN without one.
+    none; budget, test_set, other: in words, how the run is not that row's; absent: which classes are scored without a
+    record, None where all have some; improvement and published_improvement: share of the score of "none", NaN without.
     """
 
     run: Run
@@ -51,6 +51,7 @@ class Row:
     budget: list[str]
     test_set: str | None
     other: list[str]
+    absent: str | None
     improvement: float = math.nan
     published_improvement: float = math.nan
 
@@ -66,7 +67,7 @@ class Row:
 
     @property
     def caveats(self) -> list[str]:
-        return [*self.budget, *([self.test_set] if self.test_set else []), *self.other]
+        return [*self.budget, *([self.test_set] if self.test_set else []), *self.other, *filter(None, [self.absent])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,16 @@ def _row(run: Run, label: str) -> Row:
         budget=settings.reduced_budget(run, recipe),
         test_set=settings.other_test_set(run),
         other=settings.other_settings(run, recipe),
+        absent=_absent(run.split, scored["absent"]),
     )
+
+
+def _absent(split: str, classes: Sequence[str]) -> str | None:
+    if not classes:
+        return None
+    names = ", ".join(CLASS_WORDS.get(name, name) for name in classes)
+    records = "test" if split == "test" else "validation"
+    return f"no {records} record of {names} in at least one seed: its F1 is 0 there, which the macro F1 counts"
 
 
 def _cell(values: dict[str, Any]) -> Cell:

@@ -50,6 +50,14 @@ def test_scores_equal_scikit_learn_per_seed() -> None:
     assert found["splits"]["val"]["records"] == [5, 6, 7]
 
 
+def test_a_class_without_records_in_some_seed_is_named() -> None:
+    table = predictions()
+    assert score_predictions(table, CLASSES, resamples=2)["splits"]["test"]["absent"] == []
+    lacking = table[(table["seed"] != 1) | (table["label"] != "A")]
+    found = score_predictions(lacking, CLASSES, resamples=2)["splits"]["test"]
+    assert found["absent"] == ["A"] and found["scores"]["f1_A"]["values"][1] == 0
+
+
 def test_one_seed_has_no_deviation_but_an_interval() -> None:
     scores = score_predictions(predictions(seeds=1), CLASSES, resamples=200)["splits"]["test"]["scores"]["macro_f1"]
     assert scores["sd"] is None and scores["low"] < scores["high"]

@@ -308,6 +308,15 @@ def test_one_seed_has_no_deviation(tmp_path: Path, fake: Any) -> None:
     assert "one seed" in write_report([run], tmp_path / "out").read_text()
 
 
+def test_a_class_without_test_records_is_said(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=400)
+    for path in run.rglob("predictions.parquet"):
+        pd.read_parquet(path).query("split != 'test' or label != 'A'").to_parquet(path, index=False)
+    page = write_report([run], tmp_path / "out").read_text()
+    for text in (page, (tmp_path / "out" / "report.md").read_text()):
+        assert "no test record of AF in at least one seed: its F1 is 0 there" in text
+
+
 def test_run_without_test_records_is_scored_on_validation_and_says_so(tmp_path: Path, fake: Any) -> None:
     run = fake(tmp_path / "run", records=400)
     for path in run.rglob("predictions.parquet"):
