@@ -55,7 +55,7 @@ def test_the_pretraining_of_a_trial_waits_for_machines_that_are_away(
 
     monkeypatch.setattr(ray_train, "connected", contextlib.nullcontext)
     monkeypatch.setattr(ray_train, "_wait_for_room", wait_for_room)
-    monkeypatch.setattr(ray_train, "_ask_for", lambda bundles: None)
+    monkeypatch.setattr(ray_train, "ask_for", lambda bundles: None)
     config = make_sweep()
     shared = SharedPretraining(SweepFolder(tmp_path), config, config.pretrain, ["x"], Devices(workers=2))
     with pytest.raises(EcgrayError, match="enough"):

@@ -63,7 +63,7 @@ def test_workers_lost_again_and_again_end_in_one_line(
 
     monkeypatch.setattr(ray_train, "_start", lost)
     monkeypatch.setattr(ray_train, "_wait_for_room", lambda *_: None)
-    monkeypatch.setattr(ray_train, "_ask_for", lambda _: None)
+    monkeypatch.setattr(ray_train, "ask_for", lambda _: None)
     monkeypatch.setattr(ray_train, "connected", contextlib.nullcontext)
     words = f"pretrain weimann2021_beat --data {small_archive} --sampling.val-fraction 0.25 --sampling.frame-size 64"
     words += f" --model.width 4 --training.steps 2 --out {tmp_path / 'run'} --workers 1"
