@@ -273,6 +273,31 @@ def test_numbers_beyond_use(words: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert f"{field} must be" in refused(capsys, *finetune, *words.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "--data.fs 250Hz",
+            "--data.fs must be a number, got '250Hz'; see ecgray finetune weimann2021_cinc2017 --help.",
+        ),
+        ("--data.fs=", "--data.fs must be a number, got ''; see"),
+        ("--data.records 1.5", "--data.records must be a whole number, got '1.5'; see"),
+        ("--protocol.batch-size 8.5", "--protocol.batch-size must be a whole number, got '8.5'; see"),
+        ("--seeds two", "--seeds must be a whole number, got 'two'; see"),
+        ("--data.fs 0", "data.fs must be between 1 and 100,000 Hz, got 0.0; change it"),
+        ("--model.width 0", "The width of a resnet must be 1 to 4,096 filters, got 0; the paper's is 64."),
+    ],
+)
+def test_what_is_no_number(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finetune = ["finetune", "weimann2021_cinc2017", "--data", tmp_path, "--out", tmp_path / "run"]
+    assert refused(capsys, *finetune, *words.split()).startswith(f"ecgray: {said}")
+
+
+def test_no_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("ingest", "mitdb", DATA / "mitdb", "--out", tmp_path / "out", "--fs", "250Hz")
+    assert refused(capsys, *words) == "ecgray: --fs must be a number, got '250Hz'; see ecgray ingest mitdb --help."
+
+
 def test_a_seed_beyond_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain = ["pretrain", "weimann2021_beat", "--data", tmp_path, "--out", tmp_path / "run"]
     assert "training.seed must be" in refused(capsys, *pretrain, "--training.seed", 2**64)

@@ -37,10 +37,25 @@ def parse(command: type[T], verb: str, words: Sequence[str], default: Any = None
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        said = [line for line in complaint.getvalue().splitlines() if not line.startswith("\u256d")]  # a box's title
+        lines = complaint.getvalue().splitlines()
+        said = [line for line in lines if not re.search("\u256d|-----", line)]  # a box's title, its rules in ASCII
         text = " ".join(re.sub(r"[^\x20-\x7e]", " ", line) for line in said).strip()
-        raise EcgrayError(re.sub(r"\s+", " ", text)) from None
+        raise EcgrayError(_in_our_words(re.sub(r"\s+", " ", text), verb)) from None
     return parsed
+
+
+_NO_NUMBER = re.compile(r".*?Error parsing (--\S+): .*(?:literal for (int)\b.*|string to float): ('.*?')(?: |$)")
+_NO_CONFIG = re.compile(r".*?Error parsing \w[\w.]*: (.*?)(?: For full helptext, see .*)?")
+"""What a config itself refuses is one line already."""
+
+
+def _in_our_words(complaint: str, verb: str) -> str:
+    if found := _NO_NUMBER.match(complaint):
+        kind = "a whole number" if found[2] else "a number"
+        return f"{found[1]} must be {kind}, got {found[3]}; see ecgray {verb} --help."
+    if found := _NO_CONFIG.fullmatch(complaint):
+        return found[1]
+    return complaint
 
 
 def choose(verb: str, kind: str, words: Sequence[str], table: dict[str, Any]) -> tuple[Any, list[str]]:

@@ -106,8 +106,8 @@ def _check_shares(config: PretrainConfig, archive: Archive, fewest: int, workers
         )
     if fewest > workers or (fewest < 1 and workers):
         raise EcgrayError(
-            f"An elastic run must have at least one worker and no fewer at most than at least, got {fewest}:{workers}; "
-            "give --workers FEWEST:MOST, like 1:4."
+            "--workers FEWEST:MOST must have 1 or more as the fewest and no more than the most, got "
+            f"{fewest}:{workers}; give 1:4, for example."
         )
     smallest = training.batch_size // lanes * (lanes // max(workers, 1))
     if training.accumulation > smallest:

@@ -14,8 +14,8 @@ from ecgray.cli import main
     [
         ("two", "must be a number or FEWEST:MOST, got two"),
         ("1:2:3", "must be a number or FEWEST:MOST, got 1:2:3"),
-        ("4:1", "no fewer at most than at least, got 4:1"),
-        ("0:2", "at least one worker"),
+        ("4:1", "1 or more as the fewest and no more than the most, got 4:1"),
+        ("0:2", "1 or more as the fewest"),
         ("1:9", "got 9 workers and sampling.lanes=8"),
     ],
 )
