@@ -74,3 +74,5 @@ def _write(tables: Tables, out: Path) -> None:
     write_atomically(out / "scores.csv", scores_table(rows).to_csv(index=False).encode())
     write_atomically(out / "report.md", markdown(tables, images).encode())
     write_atomically(out / "report.html", page(tables, styles, curves, strip, examples, reason).encode())
+    for old in {out / "figure3.png", *out.glob("confusion-[0-9][0-9]-*.png")} - {out / name for _, name in images}:
+        old.unlink(missing_ok=True)  # of an earlier report of other runs

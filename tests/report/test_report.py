@@ -159,6 +159,19 @@ def test_report_is_the_same_when_made_again(report: Path, runs: list[Path], tmp_
         assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name
 
 
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path, fake: Any) -> None:
+    runs = [fake(tmp_path / name, records=200, seeds=1, epochs=2) for name in ("a", "b")]
+    out = tmp_path / "out"
+    write_report(runs, out)
+    (out / "mine.png").touch()
+    (runs[0] / "seeds" / "seed-00" / "metrics.jsonl").write_text("")
+    write_report(runs[:1], out)
+    names = {path.name for path in out.iterdir()}
+    pictures = {name for name in names if name.endswith(".png")}
+    assert pictures == {"seeds.png", "mine.png", *re.findall(r"\((.*?\.png)\)", (out / "report.md").read_text())}
+    assert len(pictures) == 3
+
+
 def test_full_budget_on_all_records_has_no_caveat_but_the_split(tmp_path: Path, fake: Any) -> None:
     run = fake(tmp_path / "run", records=published.RECORDS, seeds=10, epochs=200)
     row = make_tables([read_run(run)]).rows[0]
