@@ -222,6 +222,11 @@ def test_a_device_that_is_not_there(shards: Path, tmp_path: Path, capsys: pytest
     assert "must have a GPU" in refused(capsys, *words, "--device", "cuda")
 
 
+def test_a_sweep_asks_for_labelled_records_by_its_own_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("sweep", "weimann2021_pretraining", "--data", tmp_path, "--out", tmp_path / "sweep")
+    assert "give --downstream SHARDS" in refused(capsys, *words)
+
+
 def test_random_weights_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("finetune", "weimann2021_cinc2017", "--data", tmp_path, "--out", tmp_path / "run")
     assert "--pretrained none for random weights" in refused(capsys, *words)

@@ -56,6 +56,8 @@ def sweep(words: list[str]) -> None:
     if c.downstream is not None:
         data = replace(config.finetune.data, shards=c.downstream)
         config = replace(config, finetune=replace(config.finetune, data=data))
+    if not config.finetune.data.shards:
+        raise EcgrayError("A sweep needs a labelled shard set that its trials are judged by; give --downstream SHARDS.")
     if c.trials is not None:
         config = replace(config, search=replace(config.search, trials=c.trials))
     if c.final_seeds is not None:
