@@ -290,7 +290,7 @@ def test_numbers_beyond_use(words: str, tmp_path: Path, capsys: pytest.CaptureFi
         ("--protocol.batch-size 8.5", "--protocol.batch-size must be a whole number, got '8.5'; see"),
         ("--seeds two", "--seeds must be a whole number, got 'two'; see"),
         ("--data.fs 0", "data.fs must be between 1 and 100,000 Hz, got 0.0; change it"),
-        ("--model.width 0", "The width of a resnet must be 1 to 4,096 filters, got 0; the paper's is 64."),
+        ("--model.width 0", "The width of a resnet must be from 1 to 2**24, got 0; the paper's is 64."),
     ],
 )
 def test_what_is_no_number(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

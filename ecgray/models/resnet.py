@@ -54,8 +54,8 @@ class ResNet(Model):
         for field, got, known in choices:
             if got not in known:
                 raise unknown(f"{field} of a resnet", str(got), map(str, known))
-        if not 1 <= self.width <= 4096:
-            raise EcgrayError(f"The width of a resnet must be 1 to 4,096 filters, got {self.width}; the paper's is 64.")
+        if not 1 <= self.width <= 2**24:
+            raise EcgrayError(f"The width of a resnet must be from 1 to 2**24, got {self.width}; the paper's is 64.")
         if len(self.kernels) != 4 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise EcgrayError(
                 f"The kernels of a resnet must be 4 odd sizes, got {self.kernels}; the paper's are (7, 5, 5, 3)."
