@@ -50,18 +50,15 @@ class Pretrained:
 def open_pretrained(run: str | Path) -> Pretrained:
     """The network of a pretraining run: its best checkpoint, or the one given (RUN/checkpoints/step-000123).
 
-    Raises EcgrayError when there is none.
+    Raises EcgrayError when there is none, or the run's config cannot be read: it says what the network has seen.
     """
     folder = model_folder(run).resolve()
-    try:
-        config = read_config(folder.parents[1])
-    except EcgrayError:
-        config = None
+    in_run = folder.parent.name == "checkpoints" and (folder.parents[1] / "config.json").is_file()
     return Pretrained(
         folder=_named(run, folder),
         description=read_description(folder),
         sha256=file_sha256(folder / WEIGHTS),
-        config=config,
+        config=read_config(folder.parents[1]) if in_run else None,
     )
 
 

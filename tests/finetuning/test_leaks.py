@@ -123,6 +123,17 @@ def test_the_very_shard_set_is_refused_even_when_it_moved(
     assert json.loads((finetuned / "environment.json").read_text())["pretrained"]["test_records_compared"] is False
 
 
+def test_a_pretraining_run_that_does_not_say_what_it_has_seen_is_refused(
+    labelled: Path, others: Path, small: Small, tmp_path: Path
+) -> None:
+    run = pretraining_run(tmp_path / "pretrained", others)
+    config = run / "config.json"
+    config.write_text(config.read_text()[:-40])
+    with pytest.raises(EcgrayError, match=str(config)):
+        finetune(small(labelled, pretrained=str(run)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_network_that_does_not_fit_is_refused(labelled: Path, others: Path, small: Small, tmp_path: Path) -> None:
     config = small(labelled, protocol={"seeds": 1, "epochs": 1})
     wide = pretraining_run(tmp_path / "wide", others, model=ResNet(width=8))
