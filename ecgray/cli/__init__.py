@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
-        print("ecgray: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"ecgray: interrupted{f'; {interrupt}' if str(interrupt) else ''}.", file=sys.stderr)
         return 130
     return 0
 

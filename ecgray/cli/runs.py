@@ -39,7 +39,7 @@ def pretrain(words: list[str]) -> None:
         backend: Literal["local", "ray"] | None = None
         """What delivers the frames (default: ray with workers, local without)."""
         resume: bool = False
-        """Go on with an existing run."""
+        """Go on with the run in --out; a new one where there is none."""
 
     recipe, rest = choose_recipe("pretrain", "pretrain", words)
     start = exchange(recipe.make(), rest, {"task": TASKS, "model": MODELS, "objective": OBJECTIVES})
@@ -84,7 +84,7 @@ def finetune(words: list[str]) -> None:
         workers: int = 0
         """Seeds side by side on Ray (0: one after another in this process, without Ray)."""
         resume: bool = False
-        """Go on with an existing run."""
+        """Go on with the run in --out; a new one where there is none."""
 
     recipe, rest = choose_recipe("finetune", "finetune", words)
     start = exchange(recipe.make(), rest, {"model": MODELS, "objective": OBJECTIVES})

@@ -104,7 +104,10 @@ def _open(
         write_json_atomically(stored, to_dict(config))  # last: with it the folder is a run
         run.publish(run.environment, run.config)
         with end_recorded(run), resumable(run.place):
-            yield run
+            try:
+                yield run
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("every finished epoch is kept; go on with --resume") from None
 
 
 def _refuse_other(
