@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ecgray.cluster import connected
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.seed_run import SeedJob, Signals
 from ecgray.sampling.ray_nodes import Node, free_nodes
@@ -15,6 +15,8 @@ from ecgray.training.room import LEAST_CPUS, ask_for, may_grow, places, share, w
 
 CANCEL_S = 10.0
 """How long seeds that are told to end may take."""
+MAX_RETRIES = 3
+"""How often a seed whose worker died is started again."""
 LOOK_EVERY_S = 60.0
 """How often it is looked whether there is a node for the seeds that wait."""
 
@@ -35,42 +37,44 @@ def run_on_ray(
     most ``most_cpus``) and GPUs.
 
     The signals go into the object store once and are mapped, not copied, by the workers of a node. A worker that dies
-    is started again, up to three times, and goes on from its seed's last epoch. ``done(job)`` after each.
+    is started again, up to ``MAX_RETRIES`` times, and goes on from its seed's last epoch. ``done(job)`` after each.
 
-    Raises EcgrayError when no node has room for a worker, or one met what the user can mend.
+    Raises EcgrayError when no node has room for a worker, one met what the user can mend, or one was lost too often.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     running: dict[ray.ObjectRef, SeedJob] = {}
-    started = not ray.is_initialized()
-    if started:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        cpus, gpus = _room(workers, most_cpus)
-        # "DEFAULT": anywhere in the cluster, not within what the trial that asks for it has reserved for itself.
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3, scheduling_strategy="DEFAULT")(work)
-        stored = ray.put(signals)
-        waiting = list(jobs)[::-1]
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = replace(waiting.pop(), threads=max(1, int(cpus)))
-                running[task.remote(job, stored)] = job
-            ready, _ = ray.wait(list(running), timeout=LOOK_EVERY_S)
-            if not ready and not places(free_nodes(), cpus, gpus):
-                log.warning("Waiting for a node with %g CPUs and %g GPUs free.", cpus, gpus)
-            for reference in ready:
-                ray.get(reference)
-                done(running.pop(reference))
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
-    finally:
-        for reference in running:  # on a cluster that stays, they would write on beside those of a resumed run
-            ray.cancel(reference, force=True)
-        if running:
-            ray.wait(list(running), num_returns=len(running), timeout=CANCEL_S)
-        if started:
-            ray.shutdown()
+    with connected(quiet=True):
+        try:
+            cpus, gpus = _room(workers, most_cpus)
+            # "DEFAULT": anywhere in the cluster, not within what the trial that asks for it has reserved for itself.
+            anywhere = ray.remote(scheduling_strategy="DEFAULT", max_retries=MAX_RETRIES, num_cpus=cpus, num_gpus=gpus)
+            task = anywhere(work)
+            stored = ray.put(signals)
+            waiting = list(jobs)[::-1]
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = replace(waiting.pop(), threads=max(1, int(cpus)))
+                    running[task.remote(job, stored)] = job
+                ready, _ = ray.wait(list(running), timeout=LOOK_EVERY_S)
+                if not ready and not places(free_nodes(), cpus, gpus):
+                    log.warning("Waiting for a node with %g CPUs and %g GPUs free.", cpus, gpus)
+                for reference in ready:
+                    ray.get(reference)
+                    done(running.pop(reference))
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
+        except ray.exceptions.RayError as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EcgrayError(
+                f"A seed's worker must stay alive, but one was lost {MAX_RETRIES + 1} times, the last time by: "
+                f"{said[:400]}; mend that, then --resume."
+            ) from error
+        finally:
+            for reference in running:  # on a cluster that stays, they would write on beside those of a resumed run
+                ray.cancel(reference, force=True)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=CANCEL_S)
 
 
 def _room(workers: int, most_cpus: float) -> tuple[float, float]:

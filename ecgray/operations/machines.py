@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ecgray.cluster import join
 from ecgray.errors import EcgrayError
 from ecgray.operations import all_reduce, probe, storage_check
-from ecgray.training.cluster import join
 
 PATIENCE_S = 60.0
 """For one answer of a node."""
@@ -180,7 +180,6 @@ def connect() -> Iterator[Machines]:
 
     Raises EcgrayError when RAY_ADDRESS leads nowhere, or the cluster refuses this process.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     began = not ray.is_initialized()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
+from ecgray.cluster import connected
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.pretrained import not_yet_trained
 from ecgray.finetuning.protocol import examine
@@ -28,7 +29,6 @@ from ecgray.search.space import Space
 from ecgray.search.trial import RESULT, TrialSetting, run_trial
 from ecgray.shards.archive import open_archive
 from ecgray.shards.storage import is_remote, resolve
-from ecgray.training.cluster import connected
 from ecgray.training.room import LEAST_CPUS, ask_for, may_grow, places, share, wait_for, whole
 
 if TYPE_CHECKING:
@@ -140,7 +140,6 @@ def sweep(
         config = replace(config, search=replace(config.search, early_stopping=False))
     config, hashes = _resolved(config)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard events and results are ours
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial reports probes, then a score
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ecgray.cluster import connected
 from ecgray.config import to_dict
 from ecgray.databases.record import Database, Record, RecordRefused, Reference
 from ecgray.errors import EcgrayError
@@ -234,35 +233,28 @@ def _finished(job: _Job) -> Ledger | None:
 
 def _on_ray(jobs: Sequence[_Job], workers: int | None) -> Iterator[tuple[int, int, int]]:
     """Results of ``build_shard`` as they come; at most ``workers`` tasks at a time."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    started = not ray.is_initialized()
-    if started:
-        cluster: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers}
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **cluster)
-    try:
-        task = ray.remote(num_cpus=1, max_retries=3)(build_shard)
-        limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting, running = iter(jobs), []
-        for job in waiting:
-            running.append(task.remote(job))
-            if len(running) >= limit:
+    with connected(cpus=workers, quiet=True):
+        try:
+            task = ray.remote(num_cpus=1, max_retries=3)(build_shard)
+            limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            waiting, running = iter(jobs), []
+            for job in waiting:
+                running.append(task.remote(job))
+                if len(running) >= limit:
+                    ready, running = ray.wait(running)
+                    yield from ray.get(ready)
+            while running:
                 ready, running = ray.wait(running)
                 yield from ray.get(ready)
-        while running:
-            ready, running = ray.wait(running)
-            yield from ray.get(ready)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
-    except ray.exceptions.RayError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EcgrayError(
-            f"Ray must keep its tasks alive, but one was lost ({reason}); run the same ingest again."
-        ) from error
-    finally:
-        if started:
-            ray.shutdown()
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
+        except ray.exceptions.RayError as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise EcgrayError(
+                f"Ray must keep its tasks alive, but one was lost ({reason}); run the same ingest again."
+            ) from error
 
 
 def _choose_target(database: Database, references: Sequence[Reference], fs: float | None, detect: bool) -> Target:

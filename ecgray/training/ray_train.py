@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ecgray.cluster import connected
 from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
 from ecgray.sampling.ray_nodes import Node, free_nodes, placement_groups
 from ecgray.shards.storage import filesystem_of, join, remove
 from ecgray.training.checkpoint import newest_checkpoint, step_folder
-from ecgray.training.cluster import connected
 from ecgray.training.config import PretrainConfig
 from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.published import newest_published
@@ -72,7 +72,6 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
     Raises EcgrayError when the cluster is too small, a worker met what the user can mend or workers are lost again and
     again, RunStopped after a signal.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     stop = StopRequest()
 

@@ -397,6 +397,24 @@ def test_on_ray_equals_in_this_process(labelled: Path, small: Small, tmp_path: P
     assert_same_run(alone, together)
 
 
+def test_a_seed_whose_worker_always_dies_ends_in_one_line(
+    labelled: Path, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    def die(*given: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(protocol_module, "choose_epoch", die)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        with pytest.raises(EcgrayError, match=r"one was lost 4 times, the last time by: .*then --resume") as error:
+            finetune(small(labelled, protocol={"seeds": 1}), tmp_path / "run", workers=1)
+    finally:
+        ray.shutdown()
+    assert "\n" not in str(error.value)
+
+
 def test_a_network_that_cannot_be_trained_is_refused_before_anything_is_written(
     labelled: Path, tmp_path: Path, small: Small
 ) -> None:

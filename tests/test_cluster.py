@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ecgray.cluster import connected
 from ecgray.errors import EcgrayError
-from ecgray.training.cluster import connected
 from ecgray.training.run import resumable
 
 ray = pytest.importorskip("ray")

@@ -13,15 +13,24 @@ from ecgray.errors import EcgrayError
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """A connection to a cluster: the one there is, else one made (and ended) here. Raises EcgrayError: see ``join``."""
+def connected(*, cpus: int | None = None, quiet: bool = False) -> Iterator[None]:
+    """A connection to a cluster: the one there is, the one that RAY_ADDRESS names, or one made (and ended) here.
+
+    ``cpus``: of one made here, None for all of this machine's. ``quiet``: without a dashboard, and without what the
+    workers print. Raises EcgrayError: see ``join``.
+    """
     import ray
 
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    join(address, logging_level=logging.WARNING, **({} if address else {"dashboard_host": "127.0.0.1"}))
+    options: dict[str, Any] = {"logging_level": logging.WARNING}
+    if quiet:
+        options = {"logging_level": logging.ERROR, "include_dashboard": False, "log_to_driver": False}
+    if not address:
+        options |= {"dashboard_host": "127.0.0.1", "num_cpus": cpus}
+    join(address, **options)
     try:
         yield
     finally:
@@ -31,6 +40,7 @@ def connected() -> Iterator[None]:
 def join(address: str | None, **options: Any) -> Any:
     """``ray.init``. Raises EcgrayError when ``address`` leads nowhere (at once, where Ray would try for minutes), when
     the cluster refuses this process or runs another version of Ray or Python."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     host, _, port = (address or "").rpartition("/")[2].rpartition(":")
