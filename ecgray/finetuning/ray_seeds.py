@@ -87,7 +87,7 @@ def _room(workers: int, most_cpus: float) -> tuple[float, float]:
         )
 
     try:
-        return wait_for(lambda nodes: seed_share(nodes, workers, most_cpus, may_grow()), 1, None, refusal)
+        return wait_for(lambda nodes: seed_share(nodes, workers, most_cpus, may_grow()), (1, 1), None, refusal)
     finally:
         ask_for([])  # the seeds that wait ask by themselves
 

@@ -105,7 +105,8 @@ class Resources:
 
         device: Literal["cpu", "cuda"] | None = None if self.gpus is None else "cuda" if self.gpus else "cpu"
         try:
-            return wait_for(lambda nodes: self.of(nodes, trials if may_grow() else None), self.workers, device, refusal)
+            wanted = self.workers, self.workers
+            return wait_for(lambda nodes: self.of(nodes, trials if may_grow() else None), wanted, device, refusal)
         finally:
             ask_for([])  # trials ask by themselves
 

@@ -34,7 +34,7 @@ from ecgray.training.checkpoint import newest_checkpoint, step_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.published import newest_published
-from ecgray.training.room import Room, ask_for, await_release, groups_of_others, room_for, wait_for
+from ecgray.training.room import Room, ask_for, await_release, groups_of_others, room_for, to_ask_for, wait_for
 from ecgray.training.run import RunFolder
 from ecgray.training.stopping import RunStopped, StopRequest, stop_on_signals
 from ecgray.training.watching import progress_bar, show_metrics
@@ -159,6 +159,7 @@ def _start(
     before = set(placement_groups())
     seen, larger, next_look, told = _size(run.metrics), 0, time.monotonic() + LOOK_EVERY_S, False
     thread = threading.Thread(target=fit, name="ecgray-fit", daemon=True)
+    began = time.monotonic()
     thread.start()
     while thread.is_alive():
         thread.join(0.5)
@@ -173,7 +174,8 @@ def _start(
         if room.workers < where.workers[1] and time.monotonic() >= next_look and stop.signal_name is None:
             next_look = time.monotonic() + LOOK_EVERY_S
             others = groups_of_others(room, before)
-            ask_for([room.resources] * where.workers[1], others)
+            places = to_ask_for(room.workers + 1, where.workers[1], time.monotonic() - began)
+            ask_for([room.resources] * places, others)
             found = where.room(free_nodes(others))
             larger = larger + 1 if found is not None and found.workers > room.workers else 0
             if larger == 2:  # seen twice: a node that has only just come may bring others
@@ -211,7 +213,7 @@ def _wait_for_room(run: RunFolder, where: OnCluster, stop: StopRequest, patient:
             "take fewer workers, add nodes, or take the local stream."
         )
 
-    return wait_for(where.room, where.workers[1], where.device, refusal, patient=patient, look=look)
+    return wait_for(where.room, where.workers, where.device, refusal, patient=patient, look=look)
 
 
 def _newest(run: RunFolder) -> str | None:

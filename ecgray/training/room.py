@@ -23,6 +23,9 @@ LEAST_DATA_CPUS = 0.25
 PATIENCE_S = 3600.0
 """How long machines are waited for: those that an autoscaler starts, or lost ones that return."""
 
+FEWER_AFTER_S = 120.0
+"""How long an autoscaler is asked for so many places before it is asked for fewer."""
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -106,9 +109,18 @@ def _made_for(room: Room, before: Collection[str]) -> set[str]:
     }
 
 
+def to_ask_for(fewest: int, most: int, waited_s: float) -> int:
+    """How many places to ask an autoscaler for that has been asked for ``waited_s``: the most, then ever fewer.
+
+    Ray's (v2) starts all the nodes of what it is asked for or none: one place beyond what the cluster may hold at most,
+    which nobody can look up, and no node would ever come. Those on their way come also when fewer are asked for.
+    """
+    return fewest + ((most - fewest) >> int(waited_s / FEWER_AFTER_S))
+
+
 def wait_for(
     find: Callable[[Sequence[Node]], T | None],
-    wanted: int,
+    wanted: tuple[int, int],
     device: Literal["cpu", "cuda"] | None,
     refusal: Callable[[str, bool], str],
     *,
@@ -116,12 +128,12 @@ def wait_for(
     look: Callable[[], None] = lambda: None,
 ) -> T:
     """What ``find`` sees on the free nodes, waited for where machines may still come: because there were enough before
-    (``patient``), or by an autoscaler, which is asked for ``wanted`` places with a CPU, and a GPU where ``device`` or
-    the nodes that are there say so. ``look`` is called before each wait, and may raise.
+    (``patient``), or by an autoscaler, which is asked for ``wanted`` (fewest, most) places with a CPU, and a GPU where
+    ``device`` or the nodes that are there say so. ``look`` is called before each wait, and may raise.
 
     Raises EcgrayError with what ``refusal`` says of a cluster that holds so much, and whether GPUs are looked for.
     """
-    deadline, said = time.monotonic() + PATIENCE_S, 0.0
+    began, said = time.monotonic(), 0.0
     while True:
         nodes = free_nodes()
         found = find(nodes)
@@ -130,10 +142,11 @@ def wait_for(
         cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
         held = f"{cpus:g} CPUs and {gpus:g} GPUs free on {len(nodes)} nodes"
         gpu = device == "cuda" or (device is None and gpus >= 1)
-        if (not patient and not may_grow()) or time.monotonic() > deadline:
+        if (not patient and not may_grow()) or time.monotonic() - began > PATIENCE_S:
             raise EcgrayError(refusal(held, gpu))
         look()
-        ask_for([{"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}] * wanted)
+        place = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
+        ask_for([place] * to_ask_for(*wanted, time.monotonic() - began))
         if time.monotonic() > said:
             said = time.monotonic() + 60
             log.warning("Waiting for room: %s.", held)

@@ -98,6 +98,14 @@ def test_a_run_waits_for_its_nodes(head: Any, small_archive: Path, tmp_path: Pat
     assert (tmp_path / "run" / "checkpoints" / "step-000004" / "complete").is_file()
 
 
+def test_a_run_that_could_use_more_nodes_than_there_may_be(head: Any, small_archive: Path, tmp_path: Path) -> None:
+    """The autoscaler starts nothing for four places, since there are two at most."""
+    words = f"pretrain weimann2021_beat --data {small_archive} --out {tmp_path}/run --workers 1:4 --backend local"
+    begin = "import sys; from ecgray.cli import main; from ecgray.training import room; room.FEWER_AFTER_S = 10.0"
+    assert "Waiting for room" in head(f'python -c "{begin}; sys.exit(main())" {words} {" ".join(FAST)}')
+    assert (tmp_path / "run" / "checkpoints" / "step-000004" / "complete").is_file()
+
+
 def test_seeds_wait_for_their_nodes(head: Any, labelled_shards: Path, tmp_path: Path) -> None:
     words = f"--data {labelled_shards} --out {tmp_path}/run {' '.join(FINETUNE)}"
     assert "Waiting for room" in head(f"python jobs/finetune.py weimann2021_table1_none {words}")

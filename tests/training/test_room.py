@@ -8,7 +8,7 @@ import pytest
 
 from ecgray.errors import EcgrayError
 from ecgray.training import room
-from ecgray.training.room import Room, places, room_for, share, wait_for
+from ecgray.training.room import FEWER_AFTER_S, Room, places, room_for, share, to_ask_for, wait_for
 
 
 def cpu(*cpus: float) -> list[dict[str, float]]:
@@ -68,7 +68,7 @@ def test_what_no_autoscaler_can_mend_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(room, "may_grow", lambda: False)
     monkeypatch.setattr(room, "free_nodes", lambda: [{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}])
     with pytest.raises(EcgrayError, match=r"^2 CPUs and 1 GPUs free on 2 nodes, True$"):
-        wait_for(lambda nodes: None, 1, None, refusal)
+        wait_for(lambda nodes: None, (1, 1), None, refusal)
 
 
 def test_an_autoscaler_is_asked_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,5 +87,11 @@ def test_an_autoscaler_is_asked_and_waited_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(room, "ask_for", ask_for)
     monkeypatch.setattr(room.time, "sleep", lambda seconds: None)
     find: Callable[..., Room | None] = lambda free: room_for(free, (2, 2), "ray")  # noqa: E731
-    assert wait_for(find, 2, None, refusal) == Room(2, {"CPU": 1.0, "GPU": 1.0})
+    assert wait_for(find, (2, 2), None, refusal) == Room(2, {"CPU": 1.0, "GPU": 1.0})
     assert asked == [[{"CPU": 1.0}] * 2, [{"CPU": 1.0, "GPU": 1.0}] * 2]
+
+
+def test_fewer_are_asked_for_in_time() -> None:
+    asked = [to_ask_for(1, 64, step * FEWER_AFTER_S) for step in range(8)]
+    assert asked == [64, 32, 16, 8, 4, 2, 1, 1]
+    assert to_ask_for(3, 3, 1e6) == 3 and to_ask_for(2, 9, room.PATIENCE_S) == 2
