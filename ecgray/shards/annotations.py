@@ -1,184 +1,255 @@
-"""Beats and rhythms of one shard, indexed once so that a block of windows is answered without a loop."""
+"""Beats and rhythms of all shards, answered for a block of windows at once.
+
+What a window holds is found where it lies: a coarse table leads to the right stretch of a shard's beats, a binary
+search to the place in it, and the few beats of the window are counted one by one. The arrays stay memory-mapped and
+the tables are small, so that a shard of which 100 frames are asked costs no more than they do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
-from ecgray.shards.arrays import open_array
 from ecgray.shards.cache import RemoteFile
-
-Ints = npt.NDArray[np.int64]
+from ecgray.shards.maps import Ints, Maps, Together, groups
 
 UNDEFINED = RHYTHMS.index("undefined")
 
+_FINEST_STRETCH = 9
+"""log2 of the samples in the shortest stretch of a table: about as long as the way from beat to beat."""
+_MOST_STRETCHES = 1 << 24
+"""In the tables of an archive; from there on stretches are longer."""
 
-_MOST_IN_A_STRETCH = 16
-"""Values in one stretch up to which walking beats a binary search."""
+
+class Windows(NamedTuple):
+    """Windows [start, end) in samples of their shard that lie inside a record, whose beats are [first, last) of the
+    shard's; all are (n,)."""
+
+    shard: Ints
+    start: Ints
+    end: Ints
+    first: Ints
+    last: Ints
+
+    def rows(self, chosen: Ints | slice) -> Windows:
+        return Windows(*(column[chosen] for column in self))
 
 
-class Places:
-    """Ascending samples in [0, ``samples``], and how many of them lie before any other.
+class Ascending:
+    """How many of a shard's ascending samples lie before another one.
 
-    The samples are cut into stretches of about one value each. The count up to a stretch is looked up, the values in it
-    are walked through: about a tenth of what a binary search for random samples costs, which mispredicts every turn.
+    ``samples`` (shards,): lengths; ``step``: elements from one of the ascending samples to the next in their array.
     """
 
-    def __init__(self, values: Ints, samples: int) -> None:
-        self._values = np.append(values, np.iinfo(np.int64).max)
-        self._shift = max((samples // (len(values) + 1)).bit_length() - 1, 0)
-        stretches = (samples + 1 >> self._shift) + 1
+    def __init__(self, samples: Ints, step: int = 1) -> None:
+        self._step, self._shift = step, _FINEST_STRETCH
+        while (int(samples.sum()) >> self._shift) > _MOST_STRETCHES:
+            self._shift += 1
+        self._stretches = (samples + 1 >> self._shift) + 2
+        self._begin = np.cumsum(self._stretches) - self._stretches
+        # Zeros take no memory before they are written over.
+        self._before = np.zeros(int(self._stretches.sum()), np.int32)
+
+    def learn(self, shard: int, values: Ints) -> None:
+        """Build the table of a shard, which must be done before it is asked for."""
+        begin, stretches = int(self._begin[shard]), int(self._stretches[shard])
         held = np.bincount(values >> self._shift, minlength=stretches)
-        self._first = np.zeros(stretches + 1, np.int64)
-        np.cumsum(held, out=self._first[1:])
-        self._most = int(held.max())
+        np.cumsum(held[:-1], out=self._before[begin + 1 : begin + stretches])
 
-    def before(self, sample: Ints) -> Ints:
-        """(n,) how many values are less than each sample, which lies in [0, samples + 1]."""
-        if self._most > _MOST_IN_A_STRETCH:
-            return np.searchsorted(self._values[:-1], sample)
-        index = self._first[sample >> self._shift]
-        for _ in range(self._most):
-            index += self._values[index] < sample
-        return index
+    def before(self, held: Together, shard: Ints, sample: Ints) -> Ints:
+        """(n,) how many of the values in the shards ``shard`` are less than ``sample``, both (n,), where a sample lies
+        in [0, length + 1]."""
+        stretch = self._begin[shard] + (sample >> self._shift)
+        low, high = self._before[stretch].astype(np.int64), self._before[stretch + 1].astype(np.int64)
+        place = held.place[shard]
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            searching, middle = low < high, (low + high) >> 1
+            value = held.values[np.where(searching, place + self._step * middle, 0)]
+            less = searching & (value < sample)
+            low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
+        return low
 
 
-class ShardAnnotations:
-    """Annotation arrays of one shard, in samples of the shard, and sums over them up to each beat and each zone.
+class _Tables:
+    """The tables of each shard, built and its arrays checked when they are seen for the first time."""
 
-    Queries take windows [start, end) in samples of the shard that lie inside their record, whose beats are
-    ``beats[first:last]``; all are (n,). ``folder`` names the shard in messages, ``file`` finds its file of a name.
-    Raises EcgrayError for arrays that no shard of ``samples`` samples can have.
+    def __init__(self, folder: Callable[[int], str], samples: Ints, used: Ints) -> None:
+        self._folder, self._samples, self._used = folder, samples, used
+        self.beats, self.zones = Ascending(samples), Ascending(samples, step=3)
+
+    def see_beats(self, shard: int, beats: Ints) -> None:
+        ascend = not len(beats) or (
+            beats[0] >= 0 and beats[-1] < self._samples[shard] and bool((beats[1:] >= beats[:-1]).all())
+        )
+        self._require(ascend and len(beats) >= self._used[shard, 0], shard, "beats.npy")
+        self.beats.learn(shard, beats)
+
+    def see_classes(self, shard: int, classes: npt.NDArray[np.uint8]) -> None:
+        known = not len(classes) or classes.max() < len(BEATS)
+        self._require(known and len(classes) >= self._used[shard, 0], shard, "beat_class.npy")
+
+    def see_zones(self, shard: int, zones: Ints) -> None:
+        start, end, rhythm = zones.T
+        ascend = not len(zones) or (
+            start[0] >= 0
+            and end[-1] <= self._samples[shard]
+            and bool((start < end).all() and (start[1:] >= end[:-1]).all())
+        )
+        known = not len(zones) or (rhythm.min() >= 0 and rhythm.max() < len(RHYTHMS))
+        self._require(ascend and known and len(zones) >= self._used[shard, 1], shard, "rhythms.npy")
+        self.zones.learn(shard, start)
+
+    def _require(self, holds: bool, shard: int, name: str) -> None:
+        if not holds:
+            raise EcgrayError(
+                f"{name} in '{self._folder(shard)}' must ascend inside its shard and its vocabulary, and hold what the "
+                "records list, got other values; copy the shard set again or ingest again."
+            )
+
+
+class Annotations:
+    """``file(shard, name)`` finds a file, ``folder(shard)`` names a shard in messages; ``samples`` (shards,) are their
+    lengths, ``used`` (shards, 2) the beats and zones that records have in them.
+
+    Raises EcgrayError for arrays that no such shard can have.
     """
 
-    def __init__(self, folder: str, file: Callable[[str], Path | RemoteFile], samples: int) -> None:
-        self.beats: Ints = open_array(file("beats.npy"), np.int64, (None,), mapped=False)
-        self.classes: npt.NDArray[np.uint8] = open_array(
-            file("beat_class.npy"), np.uint8, (len(self.beats),), mapped=False
-        )
-        self.rhythms: Ints = open_array(file("rhythms.npy"), np.int64, (None, 3), mapped=False)
-        self._check(folder, samples)
-        self._samples = samples
+    def __init__(
+        self,
+        file: Callable[[int, str], Path | RemoteFile],
+        folder: Callable[[int], str],
+        samples: Ints,
+        used: Ints,
+    ) -> None:
+        # Nothing that the maps call leads back to this object: they end with it.
+        def named(name: str) -> Callable[[int], Path | RemoteFile]:
+            return lambda shard: file(shard, name)
 
-    def _check(self, folder: str, samples: int) -> None:
-        beats, start, end = self.beats, self.rhythms[:, 0], self.rhythms[:, 1]
-        rules = {
-            "beats.npy": not len(beats)
-            or (beats[0] >= 0 and beats[-1] < samples and bool((np.diff(beats) >= 0).all())),
-            "beat_class.npy": not len(beats) or self.classes.max() < len(BEATS),
-            "rhythms.npy": not len(start)
-            or (start[0] >= 0 and end[-1] <= samples and bool((start < end).all() and (start[1:] >= end[:-1]).all())),
-            "the classes of rhythms.npy": bool(np.isin(self.rhythms[:, 2], range(len(RHYTHMS))).all()),
-        }
-        for name, holds in rules.items():
-            if not holds:
-                raise EcgrayError(
-                    f"{name} in '{folder}' must ascend inside its shard and its vocabulary, got other values; "
-                    "copy the shard set again or ingest again."
-                )
+        tables = self._tables = _Tables(folder, samples, used)
+        self._beats = Maps(named("beats.npy"), np.int64, lambda shard: (None,), tables.see_beats)
+        self._classes = Maps(named("beat_class.npy"), np.uint8, lambda shard: (None,), tables.see_classes)
+        self._zones = Maps(named("rhythms.npy"), np.int64, lambda shard: (None, 3), tables.see_zones)
 
-    @cached_property
-    def nbytes(self) -> int:
-        """Memory once every sum is built."""
-        # 8 bytes in Places, and up to 16 for its stretches, beside a sample, a class and the sums
-        per_beat, per_zone = 32 + 1 + 4 * len(BEATS) + 1 + 8 * len(RHYTHMS), 48 + 8 * len(RHYTHMS)
-        return len(self.beats) * per_beat + len(self.rhythms) * per_zone
+    def beats(self, shard: int, first: int, last: int) -> tuple[Ints, npt.NDArray[np.uint8]]:
+        """Samples and classes of the shard's beats [first, last)."""
+        with self._beats.opened([shard]) as beats, self._classes.opened([shard]) as classes:
+            return np.array(beats[0].array[first:last]), np.array(classes[0].array[first:last])
 
-    @cached_property
-    def _beat_places(self) -> Places:
-        return Places(self.beats, self._samples)
+    def zones(self, shard: int, first: int, last: int) -> Ints:
+        """(m, 3): start, end and class of the shard's rhythms [first, last)."""
+        with self._zones.opened([shard]) as zones:
+            return np.array(zones[0].array[first:last])
 
-    @cached_property
-    def _zone_places(self) -> Places:
-        return Places(self.rhythms[:, 0], self._samples)
+    def beat_counts(self, windows: Windows, skip_first: bool) -> Ints:
+        """(n, len(BEATS)) beats per class; ``skip_first`` leaves out each window's first."""
+        counts = np.empty((len(windows.shard), len(BEATS)), np.int64)
+        for used, rows in groups(windows.shard):
+            some = windows.rows(rows)
+            with self._beats.together(used) as beats, self._classes.together(used) as classes:
+                low, high = self._beat_range(beats, some)
+                if skip_first:
+                    low = np.minimum(low + 1, high)
+                row, index = _spread(low, high)
+                found = classes.values[classes.place[some.shard][row] + index]
+                counts[rows] = _tally(row, found, np.ones(len(row), np.int64), len(low), len(BEATS))
+        return counts
 
-    @cached_property
-    def _beats_before(self) -> npt.NDArray[np.int32]:
-        """(beats + 1, classes): beats per class before each beat."""
-        return _sums_before(self.classes, np.ones(len(self.classes), np.int32), len(BEATS))
-
-    @cached_property
-    def _rhythm_before(self) -> Ints:
-        """(zones + 1, classes): samples per rhythm before each zone."""
-        return _sums_before(self.rhythms[:, 2], self.rhythms[:, 1] - self.rhythms[:, 0], len(RHYTHMS))
-
-    @cached_property
-    def _beat_rhythm(self) -> npt.NDArray[np.uint8]:
-        """Rhythm of the zone around each beat, undefined outside zones."""
-        if not len(self.rhythms):
-            return np.full(len(self.beats), UNDEFINED, np.uint8)
-        zone = np.searchsorted(self.rhythms[:, 0], self.beats, side="right") - 1
-        inside = (zone >= 0) & (self.beats < self.rhythms[zone, 1])
-        return np.where(inside, self.rhythms[zone, 2], UNDEFINED).astype(np.uint8)
-
-    @cached_property
-    def _beat_rhythm_before(self) -> Ints:
-        """(beats + 1, classes): samples per rhythm up to the beat before each beat, where a beat's rhythm reaches back
-        to the beat before it. Differences are taken inside a record only."""
-        return _sums_before(self._beat_rhythm, np.diff(self.beats, prepend=0), len(RHYTHMS))
-
-    def beat_range(self, start: Ints, end: Ints, first: Ints, last: Ints) -> tuple[Ints, Ints]:
-        """Indices [low, high) of the beats in each window."""
-        low = np.clip(self._beat_places.before(start), first, last)
-        return low, np.clip(self._beat_places.before(end), low, last)
-
-    def beat_counts(self, start: Ints, end: Ints, first: Ints, last: Ints, skip_first: bool) -> Ints:
-        low, high = self.beat_range(start, end, first, last)
-        if skip_first:
-            low = np.minimum(low + 1, high)
-        return (self._beats_before[high] - self._beats_before[low]).astype(np.int64)
-
-    def beat_extent(self, start: Ints, end: Ints, first: Ints, last: Ints) -> Ints:
+    def beat_extent(self, windows: Windows) -> Ints:
         """(n, 4): count, first, second and last beat, -1 where there is none."""
-        low, high = self.beat_range(start, end, first, last)
-        extent = np.full((len(low), 4), -1, np.int64)
-        extent[:, 0] = count = high - low
-        for column, index, needed in ((1, low, 1), (2, low + 1, 2), (3, high - 1, 1)):
-            there = count >= needed
-            extent[there, column] = self.beats[index[there]]
+        extent = np.full((len(windows.shard), 4), -1, np.int64)
+        for used, rows in groups(windows.shard):
+            some = windows.rows(rows)
+            with self._beats.together(used) as beats:
+                low, high = self._beat_range(beats, some)
+                part, place = np.full((len(low), 4), -1, np.int64), beats.place[some.shard]
+                part[:, 0] = count = high - low
+                for column, index, needed in ((1, low, 1), (2, low + 1, 2), (3, high - 1, 1)):
+                    there = count >= needed
+                    part[there, column] = beats.values[(place + index)[there]]
+                extent[rows] = part
         return extent
 
-    def rhythm_durations(self, start: Ints, end: Ints) -> Ints:
-        return self._rhythm_up_to(end) - self._rhythm_up_to(start)
-
-    def _rhythm_up_to(self, sample: Ints) -> Ints:
-        """(n, classes): samples per rhythm from the shard's start to ``sample``."""
-        begun = self._zone_places.before(sample + 1)
-        total = self._rhythm_before[begun]
-        if len(self.rhythms):
-            latest = self.rhythms[begun - 1]
-            ahead = np.where(begun > 0, np.maximum(latest[:, 1] - sample, 0), 0)
-            total[np.arange(len(sample)), latest[:, 2]] -= ahead
-        return total
-
-    def rhythm_durations_by_beat(self, start: Ints, end: Ints, first: Ints, last: Ints) -> Ints:
-        """A piece of the window ends at each beat after its start and carries that beat's rhythm; the piece that the
-        window's end cuts carries the rhythm of the beat that ends it, or of the record's last beat where none does."""
-        durations = np.zeros((len(start), len(RHYTHMS)), np.int64)
-        opening = np.clip(self._beat_places.before(start + 1), first, last)
-        closing = np.clip(self._beat_places.before(end), first, np.maximum(last - 1, first))
-        row = np.arange(len(start))
-        tail = opening >= last
-        durations[row[tail], UNDEFINED] = (end - start)[tail]
-        alone = ~tail & (closing <= opening)
-        durations[row[alone], self._beat_rhythm[opening[alone]]] = (end - start)[alone]
-        several = ~tail & ~alone
-        a, b, several_row = opening[several], closing[several], row[several]
-        durations[several] = self._beat_rhythm_before[b] - self._beat_rhythm_before[a + 1]
-        durations[several_row, self._beat_rhythm[a]] += self.beats[a] - start[several]
-        durations[several_row, self._beat_rhythm[b]] += end[several] - self.beats[b - 1]
+    def rhythm_durations(self, windows: Windows) -> Ints:
+        """(n, len(RHYTHMS)) samples in each rhythm; time in no zone counts in none."""
+        durations = np.empty((len(windows.shard), len(RHYTHMS)), np.int64)
+        for used, rows in groups(windows.shard):
+            some = windows.rows(rows)
+            with self._zones.together(used) as zones:
+                row, (start, end, rhythm) = self._zones_of(zones, some.shard, some.start, some.end)
+                inside = np.minimum(end, some.end[row]) - np.maximum(start, some.start[row])
+                durations[rows] = _tally(row, rhythm, np.maximum(inside, 0), len(some.shard), len(RHYTHMS))
         return durations
 
+    def rhythm_durations_by_beat(self, windows: Windows) -> Ints:
+        """(n, len(RHYTHMS)). A piece of the window ends at each beat after its start and carries that beat's rhythm;
+        the piece that the window's end cuts carries the rhythm of the beat that ends it, or of the record's last beat
+        where none does. A beat outside zones is undefined, and so is a window after the record's last beat."""
+        durations = np.empty((len(windows.shard), len(RHYTHMS)), np.int64)
+        for used, rows in groups(windows.shard):
+            some = windows.rows(rows)
+            with self._beats.together(used) as beats, self._zones.together(used) as zones:
+                durations[rows] = self._carried(beats, zones, some)
+        return durations
 
-def _sums_before(classes: npt.NDArray[Any], weights: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
-    """(n + 1, width): per class, the sum of weights before each element."""
-    sums = np.zeros((len(classes) + 1, width), weights.dtype)
-    sums[np.arange(1, len(classes) + 1), classes] = weights
-    return np.cumsum(sums, axis=0, out=sums)
+    def _carried(self, beats: Together, zones: Together, windows: Windows) -> Ints:
+        shard, start, end, first, last = windows
+        place, n = beats.place[shard], len(shard)
+        # The first beat after the start, and the one that ends the last piece: at the window's end or beyond, if any.
+        after, beyond = self._search(self._tables.beats, beats, shard, start + 1, end)
+        opening = np.clip(after, first, last)
+        ahead = np.flatnonzero(opening < last)
+        a = opening[ahead]
+        b = np.maximum(np.clip(beyond, first, np.maximum(last - 1, first))[ahead], a)
+        at_a, at_b = beats.values[place[ahead] + a], beats.values[place[ahead] + b]
+        row, (begin, finish, rhythm) = self._zones_of(zones, shard[ahead], at_a, at_b + 1)
+        # Those of the beats a to b that lie in the zone: mostly all, without a search.
+        low, high, starts_in, ends_in = a[row], b[row] + 1, begin > at_a[row], finish <= at_b[row]
+        for inside, edge, bound in ((starts_in, begin, low), (ends_in, finish, high)):
+            cut = np.flatnonzero(inside)
+            bound[cut] = self._tables.beats.before(beats, shard[ahead][row[cut]], edge[cut])
+        here = np.flatnonzero(low < high)
+        row, low, high, rhythm = row[here], low[here], high[here], rhythm[here]
+        of = ahead[row]
+        left = np.where(low == a[row], start[of], beats.values[place[of] + np.maximum(low - 1, 0)])
+        right = np.where(high == b[row] + 1, end[of], beats.values[place[of] + high - 1])
+        durations = _tally(of, rhythm, right - left, n, len(RHYTHMS))
+        durations[:, UNDEFINED] += end - start - durations.sum(axis=1)
+        return durations
+
+    def _beat_range(self, beats: Together, windows: Windows) -> tuple[Ints, Ints]:
+        """Indices [low, high) in their shard of the beats in each window."""
+        low, high = self._search(self._tables.beats, beats, windows.shard, windows.start, windows.end)
+        low = np.clip(low, windows.first, windows.last)
+        return low, np.clip(high, low, windows.last)
+
+    def _zones_of(self, zones: Together, shard: Ints, start: Ints, end: Ints) -> tuple[Ints, tuple[Ints, Ints, Ints]]:
+        """The zones that may reach into windows [start, end): rows of the windows, and start, end, class of each."""
+        begun, up_to = self._search(self._tables.zones, zones, shard, start + 1, end)
+        row, index = _spread(np.maximum(begun - 1, 0), up_to)
+        at = zones.place[shard][row] + 3 * index
+        return row, (zones.values[at], zones.values[at + 1], zones.values[at + 2])
+
+    @staticmethod
+    def _search(places: Ascending, held: Together, shard: Ints, one: Ints, other: Ints) -> tuple[Ints, Ints]:
+        """``places.before`` of two samples in each shard, in one search."""
+        found = places.before(held, np.concatenate([shard, shard]), np.concatenate([one, other]))
+        return found[: len(shard)], found[len(shard) :]
+
+
+def _spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
+    """(row, index) of every index in the ranges [low, high), row after row."""
+    count = np.maximum(high - low, 0)
+    row = np.repeat(np.arange(len(low)), count)
+    return row, np.arange(len(row)) + np.repeat(low - np.cumsum(count) + count, count)
+
+
+def _tally(row: Ints, kind: npt.NDArray[Any], weight: Ints, rows: int, kinds: int) -> Ints:
+    """(rows, kinds) sums of the weights, exact up to 2**53."""
+    sums = np.bincount(row * kinds + kind, weights=weight, minlength=rows * kinds)
+    return sums.astype(np.int64).reshape(rows, kinds)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,18 +15,16 @@ import pyarrow.compute as pc
 
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError, quoted
-from ecgray.shards.annotations import Ints, ShardAnnotations
+from ecgray.shards.annotations import Annotations, Windows
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.leads import lead_order
 from ecgray.shards.ledger import schema
 from ecgray.shards.manifest import Manifest, file_of, read_manifest, verify_files
+from ecgray.shards.maps import Ints
 from ecgray.shards.moments import Moments, merge
 from ecgray.shards.signals import Signals
 from ecgray.shards.storage import join, resolve
 from ecgray.shards.tables import read_table
-
-_INDEX_BYTES = 512 << 20
-"""Annotation indices held per process; the oldest go first."""
 
 _COLUMNS = ["patient", "shard", "offset", "samples", "gain", "baseline", "annotated"]
 _BOUNDS = ["beat_start", "beat_end", "rhythm_start", "rhythm_end", "beat_counts", "rhythm_samples"]
@@ -88,20 +84,20 @@ class Archive:
         tables = [
             _read(path, manifest, _COLUMNS + _BOUNDS) for path, manifest in zip(paths, self.manifests, strict=True)
         ]
-        self._shards: list[tuple[str, Manifest, str]] = []  # set, its manifest, name of the shard
+        shards: list[tuple[str, Manifest, str]] = []  # set, its manifest, name of the shard
         lengths: list[int] = []
         numbers = []
         for path, manifest, table in zip(paths, self.manifests, tables, strict=True):
             names = [shard["name"] for shard in manifest.shards]
             # numbers in the table are those of the plan; a shard whose records were all refused does not exist
             lookup = np.full(1 + max(int(name.removeprefix("shard-")) for name in names), -1, np.int64)
-            for place, name in enumerate(names, start=len(self._shards)):
+            for place, name in enumerate(names, start=len(shards)):
                 lookup[int(name.removeprefix("shard-"))] = place
             shard = _ints(table, "shard")
             if len(table) != manifest.records or shard.min() < 0 or shard.max() >= len(lookup):
                 raise _not_of_the_set(path)
             numbers.append(lookup[shard])
-            self._shards += [(path, manifest, name) for name in names]
+            shards += [(path, manifest, name) for name in names]
             lengths += [shard["samples"] for shard in manifest.shards]
         self.shard: Ints = np.concatenate(numbers)
         self.offset, self.samples = (np.concatenate([_ints(t, name) for t in tables]) for name in ("offset", "samples"))
@@ -121,16 +117,11 @@ class Archive:
         self.patient, self._patients = _patient_codes(tables, self.manifests)
         self._lengths = np.array(lengths, np.int64)
         self._check()
-        signals = [self._file(shard, "signal.npy") for shard in range(len(self._shards))]
-        self._order = np.repeat(np.array(orders, np.int64), [len(m.shards) for m in self.manifests], axis=0)
-        self._signals = Signals(signals, self._lengths, self._order)
-        self._annotations: OrderedDict[int, ShardAnnotations] = OrderedDict()
-        self._held = 0
-        self._lock = threading.Lock()
-
-    def _file(self, shard: int, name: str) -> Path | RemoteFile:
-        path, manifest, folder = self._shards[shard]
-        return file_of(path, manifest, f"{folder}/{name}")
+        order = np.repeat(np.array(orders, np.int64), [len(m.shards) for m in self.manifests], axis=0)
+        self._signals = Signals(partial(_file, shards, name="signal.npy"), self._lengths, order)
+        self._annotations = Annotations(
+            partial(_file, shards), partial(_folder, shards), self._lengths, self._annotated_to
+        )
 
     def _check(self) -> None:
         """Raise EcgrayError unless every record lies inside its shard: what is cut from the maps is never looked at
@@ -144,7 +135,7 @@ class Archive:
         if not right.all():
             sets = np.repeat(np.arange(len(self.paths)), [manifest.records for manifest in self.manifests])
             raise _not_of_the_set(self.paths[sets[np.argmin(right)]])
-        self._annotated_to = np.zeros((len(self._shards), 2), np.int64)
+        self._annotated_to = np.zeros((len(self._lengths), 2), np.int64)
         np.maximum.at(self._annotated_to, self.shard, np.stack([self._beats[:, 1], self._zones[:, 1]], axis=1))
 
     def __len__(self) -> int:
@@ -226,13 +217,15 @@ class Archive:
 
     def beats(self, record: int) -> tuple[Ints, npt.NDArray[np.uint8]]:
         """Samples of the record's beats, ascending, and their classes (indices into BEATS)."""
-        index, (first, last) = self._index(int(self.shard[record])), self._beats[record]
-        return index.beats[first:last] - self.offset[record], index.classes[first:last].copy()
+        first, last = self._beats[record]
+        beats, classes = self._annotations.beats(int(self.shard[record]), int(first), int(last))
+        return beats - self.offset[record], classes
 
     def rhythms(self, record: int) -> Ints:
         """(m, 3): start, end (half-open, samples of the record) and class (index into RHYTHMS) of its rhythms."""
         first, last = self._zones[record]
-        return self._index(int(self.shard[record])).rhythms[first:last] - [self.offset[record], self.offset[record], 0]
+        zones = self._annotations.zones(int(self.shard[record]), int(first), int(last))
+        return zones - [self.offset[record], self.offset[record], 0]
 
     def provenance(self, record: npt.ArrayLike, start: npt.ArrayLike) -> list[tuple[str, str, str, int]]:
         """(database, patient, record id, start) of each frame."""
@@ -245,71 +238,45 @@ class Archive:
         self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike, *, skip_first: bool = False
     ) -> Ints:
         """(n, len(BEATS)) beats per class in the windows [start, end); ``skip_first`` leaves out each one's first."""
-        return self._ask(record, start, end, len(BEATS), lambda index, *window: index.beat_counts(*window, skip_first))
+        return self._annotations.beat_counts(self._windows(record, start, end), skip_first)
 
     def beat_extent(
         self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike
     ) -> tuple[Ints, Ints, Ints, Ints]:
         """(count, first, second, last): beats of any class in the windows [start, end), and samples of the first,
         second and last one in their record; -1 where there is none."""
-        extent = self._ask(record, start, end, 4, ShardAnnotations.beat_extent)
+        extent = self._annotations.beat_extent(self._windows(record, start, end))
         offset = self.offset[np.asarray(record, np.int64)]
         first, second, last = (np.where(extent[:, i] < 0, -1, extent[:, i] - offset) for i in (1, 2, 3))
         return extent[:, 0], first, second, last
 
     def rhythm_durations(self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike) -> Ints:
         """(n, len(RHYTHMS)) samples of the windows [start, end) in each rhythm; time in no zone counts in none."""
-        return self._ask(record, start, end, len(RHYTHMS), lambda index, s, e, *_: index.rhythm_durations(s, e))
+        return self._annotations.rhythm_durations(self._windows(record, start, end))
 
     def rhythm_durations_by_beat(self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike) -> Ints:
         """(n, len(RHYTHMS)) samples of the windows [start, end) when every beat carries the rhythm of its zone
         (undefined outside zones) back to the beat before; the record's last beat carries it on to the window's end
         too, and a window after that beat is undefined (papers.md W6, W23)."""
-        return self._ask(record, start, end, len(RHYTHMS), ShardAnnotations.rhythm_durations_by_beat)
+        return self._annotations.rhythm_durations_by_beat(self._windows(record, start, end))
 
-    def _ask(
-        self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike, width: int, query: Callable[..., Ints]
-    ) -> Ints:
-        """(n, width) answers of ``query(index, start, end, first, last)``, asked once per shard."""
+    def _windows(self, record: npt.ArrayLike, start: npt.ArrayLike, end: npt.ArrayLike) -> Windows:
+        """Windows [start, end) of records as windows of shards, cut where the record ends."""
         record = np.asarray(record, np.int64)
         offset, samples = self.offset[record], self.samples[record]
-        begin = offset + np.clip(np.asarray(start, np.int64), 0, samples)
-        finish = offset + np.clip(np.asarray(end, np.int64), 0, samples)
+        begin, finish = (offset + np.clip(np.asarray(edge, np.int64), 0, samples) for edge in (start, end))
         first, last = self._beats[record].T
-        answers = np.empty((len(record), width), np.int64)
-        for shard, rows in _by_shard(self.shard[record]):
-            window = (begin[rows], finish[rows], first[rows], last[rows])
-            answers[rows] = query(self._index(shard), *window)
-        return answers
-
-    def _index(self, shard: int) -> ShardAnnotations:
-        with self._lock:
-            index = self._annotations.get(shard)
-            if index is not None:
-                self._annotations.move_to_end(shard)
-                return index
-            path, _, name = self._shards[shard]
-            index = ShardAnnotations(join(path, name), partial(self._file, shard), int(self._lengths[shard]))
-            if (self._annotated_to[shard] > (len(index.beats), len(index.rhythms))).any():
-                raise _not_of_the_set(path)
-            self._annotations[shard] = index
-            self._held += index.nbytes
-            while self._held > _INDEX_BYTES and len(self._annotations) > 1:
-                self._held -= self._annotations.popitem(last=False)[1].nbytes
-            return index
+        return Windows(self.shard[record], begin, finish, first, last)
 
 
-def _by_shard(shard: Ints) -> Iterator[tuple[int, Ints | slice]]:
-    """Each shard with the places where it occurs."""
-    if not len(shard):
-        return
-    if (shard == shard[0]).all():
-        yield int(shard[0]), slice(None)
-        return
-    order = np.argsort(shard, kind="stable")
-    cuts = np.flatnonzero(np.diff(shard[order])) + 1
-    for rows in np.split(order, cuts):
-        yield int(shard[rows[0]]), rows
+def _file(shards: Sequence[tuple[str, Manifest, str]], shard: int, name: str) -> Path | RemoteFile:
+    path, manifest, folder = shards[shard]
+    return file_of(path, manifest, f"{folder}/{name}")
+
+
+def _folder(shards: Sequence[tuple[str, Manifest, str]], shard: int) -> str:
+    path, _, folder = shards[shard]
+    return join(path, folder)
 
 
 def _not_of_the_set(path: str) -> EcgrayError:

@@ -65,6 +65,8 @@ def read_array(
         held = os.fstat(stream.fileno()).st_size - stream.tell()
         if held != expected:
             raise EcgrayError(f"'{file}' must hold {expected} bytes after its header, got {held}; {_ADVICE}.")
+        if mapped and stream.tell() % kind.itemsize:
+            raise EcgrayError(f"'{file}' must begin its numbers at a multiple of their size; {_ADVICE}.")
         if mapped:
             return np.memmap(stream, kind, "r", stream.tell(), found)
         return np.fromfile(stream, kind).reshape(found)

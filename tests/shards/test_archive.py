@@ -6,6 +6,8 @@ import mmap
 import os
 import pickle
 import resource
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
-from ecgray.shards import signals
+from ecgray.shards import maps, signals
 from ecgray.shards.archive import open_archive
 from ecgray.shards.strips import Strip, draw_strip
 from ecgray.shards.writer import write_shard_set
@@ -99,13 +101,35 @@ def test_cut_gives_the_frames_asked_for_in_their_order(random_records, tmp_path,
     out = np.empty_like(expected)
     assert archive.cut(record, start, 256, out) is out
     np.testing.assert_array_equal(out, expected)
-    monkeypatch.setattr(signals, "_OPEN", 2)  # more shards than maps may be open
+    monkeypatch.setattr(maps, "most_open", lambda: 2)  # more shards than maps may be open
     np.testing.assert_array_equal(open_archive([tmp_path / "set"]).cut(record, start, 256), expected)
     assert archive.cut([], [], 256).shape == (0, len(leads), 256)
     last = archive.samples - 256
     np.testing.assert_array_equal(
         archive.cut(np.arange(len(records)), last, 256)[:, :, -1], [r.signal[:, -1] for r in records]
     )
+
+
+FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from ecgray.shards.archive import open_archive
+archive = open_archive(sys.argv[1])
+assert len(archive.manifests[0].shards) > 64
+every = range(len(archive))
+starts, ends = [0] * len(archive), archive.samples
+print(archive.cut(every, starts, 100).sum(), archive.beat_counts(every, starts, ends).sum())
+print(archive.rhythm_durations_by_beat(every, starts, ends).sum())
+"""
+
+
+def test_more_shards_than_files_may_be_open(random_records, tmp_path):
+    records = random_records.random_records(7, patients=70, samples=2000)
+    write_shard_set(records, tmp_path / "set", shard_mb=0.001)
+    child = subprocess.run([sys.executable, "-c", FEW_FILES, tmp_path / "set"], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    expected = [(int(r.signal[0, :100].sum()), len(r.beats), r.signal.shape[1]) for r in records]
+    assert [int(total) for total in child.stdout.split()] == [sum(column) for column in zip(*expected, strict=True)]
 
 
 @pytest.mark.parametrize("leads", [("MLII",), ("I", "II", "V1")])
