@@ -162,17 +162,15 @@ class Annotations:
 
     def beat_extent(self, windows: Windows) -> Ints:
         """(n, 4): count, first, second and last beat, -1 where there is none."""
-        extent = np.full((len(windows.shard), 4), -1, np.int64)
+        extent = np.empty((len(windows.shard), 4), np.int64)
         for used, rows in groups(windows.shard):
             some = windows.rows(rows)
             with self._beats.together(used) as beats:
                 low, high = self._beat_range(beats, some)
-                part, place = np.full((len(low), 4), -1, np.int64), beats.place[some.shard]
-                part[:, 0] = count = high - low
-                for column, index, needed in ((1, low, 1), (2, low + 1, 2), (3, high - 1, 1)):
-                    there = count >= needed
-                    part[there, column] = beats.values[(place + index)[there]]
-                extent[rows] = part
+                count, place = high - low, beats.place[some.shard]
+                there = np.stack([count >= 1, count >= 2, count >= 1])
+                found = beats.values[np.where(there, place + np.stack([low, low + 1, high - 1]), 0)]
+                extent[rows] = np.column_stack([count, *np.where(there, found, -1)])
         return extent
 
     def rhythm_durations(self, windows: Windows) -> Ints:
