@@ -23,7 +23,7 @@ from ecgray.shards.manifest import Manifest, file_of, read_manifest, verify_file
 from ecgray.shards.maps import Ints
 from ecgray.shards.moments import Moments, merge
 from ecgray.shards.signals import Signals
-from ecgray.shards.storage import join, resolve
+from ecgray.shards.storage import is_remote, join, resolve
 from ecgray.shards.tables import read_table
 
 _COLUMNS = ["patient", "shard", "offset", "samples", "gain", "baseline", "annotated"]
@@ -152,6 +152,12 @@ class Archive:
         if len(leads) == len(self.leads) == 1 or leads == self.leads:
             return self
         return Archive(self.paths, leads)
+
+    @property
+    def remote_bytes(self) -> int:
+        """What the sets at URLs take when all of their files lie in the node's cache."""
+        remote = (manifest for path, manifest in zip(self.paths, self.manifests, strict=True) if is_remote(path))
+        return sum(file["bytes"] for manifest in remote for file in manifest.files.values())
 
     # columns that are read when first asked for
 

@@ -15,6 +15,7 @@ from ecgray.errors import EcgrayError, unknown
 from ecgray.sampling.plan import Plan, make_plan
 from ecgray.sampling.stream import BACKENDS
 from ecgray.shards.archive import Archive, open_archive
+from ecgray.shards.cache import BOUND, cache_bound
 from ecgray.shards.storage import resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
@@ -61,6 +62,14 @@ def pretrain(
     plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
     _check_shares(config, archive, fewest, most)
     _check_labels(config, archive, plan)
+    if archive.remote_bytes > cache_bound():
+        log.warning(
+            "The shard sets at URLs hold %.3g GB and a node's cache %.3g GB: what is thrown away is fetched again in "
+            "every pass. Give it more in %s where there is the space.",
+            archive.remote_bytes / 1e9,
+            cache_bound() / 1e9,
+            BOUND,
+        )
     hashes = [manifest.hash for manifest in archive.manifests]
     steps = last_step_of(config, plan)
     with open_run(out, config, hashes, resume=resume, workers=workers, steps=steps) as run:

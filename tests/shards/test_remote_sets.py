@@ -49,11 +49,15 @@ def test_a_cache_smaller_than_the_set(remote: str, small_archive: Path, monkeypa
     here, there = open_archive([small_archive]), open_archive([remote])
     signals = [entry["bytes"] for name, entry in here.manifests[0].files.items() if name.endswith("signal.npy")]
     assert len(signals) > 3
+    assert here.remote_bytes == 0
+    assert there.remote_bytes == sum(entry["bytes"] for entry in here.manifests[0].files.values())
     bound = 2.5 * max(signals)
     monkeypatch.setenv("ECGRAY_CACHE_GB", str(bound / 1e9))
     for record in [*range(len(here)), *range(len(here))]:
         frame = [np.array([record] * 3), np.array([0, 10, 20]), 256]
         assert np.array_equal(there.cut(*frame), here.cut(*frame))
+        window = [record], [0], [here.samples[record]]
+        assert np.array_equal(there.beat_counts(*window), here.beat_counts(*window))
     monkeypatch.setattr("ecgray.shards.cache._WAIT_S", 0.2)
     every = np.arange(len(here))
     with pytest.raises(EcgrayError, match=r"got no room for .*raise ECGRAY_CACHE_GB"):
