@@ -45,32 +45,36 @@ class Ascending:
     """How many of a shard's ascending samples lie before another one.
 
     ``samples`` (shards,): lengths; ``step``: elements from one of the ascending samples to the next in their array.
+    A shard is cut into stretches of 2**shift samples, and of each stretch it is known how many values lie before it.
     """
 
     def __init__(self, samples: Ints, step: int = 1) -> None:
         self._step, self._shift = step, _FINEST_STRETCH
         while (int(samples.sum()) >> self._shift) > _MOST_STRETCHES:
             self._shift += 1
-        self._stretches = (samples + 1 >> self._shift) + 2
+        # One for each sample that may be asked for, up to the length + 1, and the count before what comes behind it.
+        self._stretches = ((samples + 1) >> self._shift) + 2
         self._begin = np.cumsum(self._stretches) - self._stretches
         # Zeros take no memory before they are written over.
         self._before = np.zeros(int(self._stretches.sum()), np.int32)
+        self.count = np.zeros(len(samples), np.int64)
 
     def learn(self, shard: int, values: Ints) -> None:
         """Build the table of a shard, which must be done before it is asked for."""
         begin, stretches = int(self._begin[shard]), int(self._stretches[shard])
-        held = np.bincount(values >> self._shift, minlength=stretches)
-        np.cumsum(held[:-1], out=self._before[begin + 1 : begin + stretches])
+        in_each = np.bincount(values >> self._shift, minlength=stretches)
+        np.cumsum(in_each[:-1], out=self._before[begin + 1 : begin + stretches])
+        self.count[shard] = len(values)
 
     def before(self, held: Together, shard: Ints, sample: Ints) -> Ints:
         """(n,) how many of the values in the shards ``shard`` are less than ``sample``, both (n,), where a sample lies
         in [0, length + 1]."""
         stretch = self._begin[shard] + (sample >> self._shift)
         low, high = self._before[stretch].astype(np.int64), self._before[stretch + 1].astype(np.int64)
-        place = held.place[shard]
+        base = held.base[shard]
         for _ in range(int((high - low).max(initial=0)).bit_length()):
             searching, middle = low < high, (low + high) >> 1
-            value = held.values[np.where(searching, place + self._step * middle, 0)]
+            value = held.values[np.where(searching, base + self._step * middle, 0)]
             less = searching & (value < sample)
             low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
         return low
@@ -92,7 +96,7 @@ class _Tables:
 
     def see_classes(self, shard: int, classes: npt.NDArray[np.uint8]) -> None:
         known = not len(classes) or classes.max() < len(BEATS)
-        self._require(known and len(classes) >= self._used[shard, 0], shard, "beat_class.npy")
+        self._require(known, shard, "beat_class.npy")
 
     def see_zones(self, shard: int, zones: Ints) -> None:
         start, end, rhythm = zones.T
@@ -133,7 +137,10 @@ class Annotations:
 
         tables = self._tables = _Tables(folder, samples, used)
         self._beats = Maps(named("beats.npy"), np.int64, lambda shard: (None,), tables.see_beats)
-        self._classes = Maps(named("beat_class.npy"), np.uint8, lambda shard: (None,), tables.see_classes)
+        # As long as the beats, which are always opened first.
+        self._classes = Maps(
+            named("beat_class.npy"), np.uint8, lambda shard: (int(tables.beats.count[shard]),), tables.see_classes
+        )
         self._zones = Maps(named("rhythms.npy"), np.int64, lambda shard: (None, 3), tables.see_zones)
 
     def beats(self, shard: int, first: int, last: int) -> tuple[Ints, npt.NDArray[np.uint8]]:
@@ -156,8 +163,8 @@ class Annotations:
                 if skip_first:
                     low = np.minimum(low + 1, high)
                 row, index = _spread(low, high)
-                found = classes.values[classes.place[some.shard][row] + index]
-                counts[rows] = _tally(row, found, np.ones(len(row), np.int64), len(low), len(BEATS))
+                found = classes.values[classes.base[some.shard][row] + index]
+                counts[rows] = _tally(row, found, None, len(low), len(BEATS))
         return counts
 
     def beat_extent(self, windows: Windows) -> Ints:
@@ -167,9 +174,9 @@ class Annotations:
             some = windows.rows(rows)
             with self._beats.together(used) as beats:
                 low, high = self._beat_range(beats, some)
-                count, place = high - low, beats.place[some.shard]
+                count, base = high - low, beats.base[some.shard]
                 there = np.stack([count >= 1, count >= 2, count >= 1])
-                found = beats.values[np.where(there, place + np.stack([low, low + 1, high - 1]), 0)]
+                found = beats.values[np.where(there, base + np.stack([low, low + 1, high - 1]), 0)]
                 extent[rows] = np.column_stack([count, *np.where(there, found, -1)])
         return extent
 
@@ -197,16 +204,16 @@ class Annotations:
 
     def _carried(self, beats: Together, zones: Together, windows: Windows) -> Ints:
         shard, start, end, first, last = windows
-        place, n = beats.place[shard], len(shard)
-        # The first beat after the start, and the one that ends the last piece: at the window's end or beyond, if any.
+        base, n = beats.base[shard], len(shard)
+        # Beats a to b end the pieces: the first after the start to the first at the end or beyond, if there is any.
         after, beyond = self._search(self._tables.beats, beats, shard, start + 1, end)
         opening = np.clip(after, first, last)
         ahead = np.flatnonzero(opening < last)
         a = opening[ahead]
         b = np.maximum(np.clip(beyond, first, np.maximum(last - 1, first))[ahead], a)
-        at_a, at_b = beats.values[place[ahead] + a], beats.values[place[ahead] + b]
+        at_a, at_b = beats.values[base[ahead] + a], beats.values[base[ahead] + b]
         row, (begin, finish, rhythm) = self._zones_of(zones, shard[ahead], at_a, at_b + 1)
-        # Those of the beats a to b that lie in the zone: mostly all, without a search.
+        # Those of the beats a to b that lie in the zone, [low, high): mostly all, without a search.
         low, high, starts_in, ends_in = a[row], b[row] + 1, begin > at_a[row], finish <= at_b[row]
         for inside, edge, bound in ((starts_in, begin, low), (ends_in, finish, high)):
             cut = np.flatnonzero(inside)
@@ -214,9 +221,10 @@ class Annotations:
         here = np.flatnonzero(low < high)
         row, low, high, rhythm = row[here], low[here], high[here], rhythm[here]
         of = ahead[row]
-        left = np.where(low == a[row], start[of], beats.values[place[of] + np.maximum(low - 1, 0)])
-        right = np.where(high == b[row] + 1, end[of], beats.values[place[of] + high - 1])
+        left = np.where(low == a[row], start[of], beats.values[base[of] + np.maximum(low - 1, 0)])
+        right = np.where(high == b[row] + 1, end[of], beats.values[base[of] + high - 1])
         durations = _tally(of, rhythm, right - left, n, len(RHYTHMS))
+        # What no zone's beats carry: beats outside zones, and windows after the record's last beat.
         durations[:, UNDEFINED] += end - start - durations.sum(axis=1)
         return durations
 
@@ -230,7 +238,7 @@ class Annotations:
         """The zones that may reach into windows [start, end): rows of the windows, and start, end, class of each."""
         begun, up_to = self._search(self._tables.zones, zones, shard, start + 1, end)
         row, index = _spread(np.maximum(begun - 1, 0), up_to)
-        at = zones.place[shard][row] + 3 * index
+        at = zones.base[shard][row] + 3 * index
         return row, (zones.values[at], zones.values[at + 1], zones.values[at + 2])
 
     @staticmethod
@@ -247,7 +255,7 @@ def _spread(low: Ints, high: Ints) -> tuple[Ints, Ints]:
     return row, np.arange(len(row)) + np.repeat(low - np.cumsum(count) + count, count)
 
 
-def _tally(row: Ints, kind: npt.NDArray[Any], weight: Ints, rows: int, kinds: int) -> Ints:
-    """(rows, kinds) sums of the weights, exact up to 2**53."""
+def _tally(row: Ints, kind: npt.NDArray[Any], weight: Ints | None, rows: int, kinds: int) -> Ints:
+    """(rows, kinds) how many there are, or sums of the weights, exact up to 2**53."""
     sums = np.bincount(row * kinds + kind, weights=weight, minlength=rows * kinds)
-    return sums.astype(np.int64).reshape(rows, kinds)
+    return sums.astype(np.int64, copy=False).reshape(rows, kinds)

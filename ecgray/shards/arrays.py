@@ -1,4 +1,4 @@
-"""Arrays in .npy files, read as what they must be: the header is compared, never evaluated, before any memory is taken.
+"""Arrays in .npy files: the header is compared with what it must be, never evaluated, before any memory is taken.
 
 ``numpy.load`` would take a zip archive for an array, and allocate whatever size a header names.
 """
@@ -9,7 +9,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,35 +18,21 @@ from ecgray.errors import EcgrayError
 from ecgray.shards.cache import RemoteFile
 
 _MAGIC = b"\x93NUMPY\x01\x00"
-_LONGEST = 4096
+_LONGEST = 2048
+"""Bytes of a header: numpy's are of 118, and the first number is to lie in the file's first page."""
 _HEADER = re.compile(
     rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(((?:\d{1,18}, ?)*(?:\d{1,18})?)\), ?\}\s*"
 )
+_ADVICE = "copy the shard set again or ingest again"
 
 
-def open_array(
-    file: Path | RemoteFile, dtype: npt.DTypeLike, shape: tuple[int | None, ...], *, mapped: bool
-) -> npt.NDArray[Any]:
-    """The array of ``file``, a read-only memory map or (not ``mapped``) in memory; None in ``shape`` is any length.
+def read_header(
+    stream: BinaryIO, file: Path | RemoteFile, dtype: npt.DTypeLike, shape: tuple[int | None, ...]
+) -> tuple[int, tuple[int, ...]]:
+    """Where in the open ``file`` its numbers begin, and their shape; None in ``shape`` is any length.
 
-    Raises EcgrayError for a file that is missing, of another type or shape, or not exactly as long as its header says.
+    Raises EcgrayError for a file of another type or shape, or not exactly as long as its header says.
     """
-    try:
-        with file.open("rb") as stream:
-            return read_array(stream, file, dtype, shape, mapped=mapped)
-    except OSError as error:
-        raise EcgrayError(f"'{file}' must be a whole .npy file, got: {error}; {_ADVICE}.") from error
-
-
-def read_array(
-    stream: BinaryIO,
-    file: Path | RemoteFile,
-    dtype: npt.DTypeLike,
-    shape: tuple[int | None, ...],
-    *,
-    mapped: bool,
-) -> npt.NDArray[Any]:
-    """``open_array`` on an open stream; a memory map outlives it."""
     kind = np.dtype(dtype)
     try:
         start = stream.read(10)
@@ -65,15 +51,10 @@ def read_array(
         held = os.fstat(stream.fileno()).st_size - stream.tell()
         if held != expected:
             raise EcgrayError(f"'{file}' must hold {expected} bytes after its header, got {held}; {_ADVICE}.")
-        if mapped and stream.tell() % kind.itemsize:
+        if stream.tell() % kind.itemsize:
             raise EcgrayError(f"'{file}' must begin its numbers at a multiple of their size; {_ADVICE}.")
-        if mapped:
-            return np.memmap(stream, kind, "r", stream.tell(), found)
-        return np.fromfile(stream, kind).reshape(found)
+        return stream.tell(), found
     except (OSError, ValueError, OverflowError) as error:
         if isinstance(error, EcgrayError):
             raise
         raise EcgrayError(f"'{file}' must be a whole .npy file, got: {error}; {_ADVICE}.") from error
-
-
-_ADVICE = "copy the shard set again or ingest again"

@@ -3,95 +3,124 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+import os
 import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ecgray.errors import EcgrayError
-from ecgray.shards.arrays import open_array, read_array
+from ecgray.shards.arrays import read_header
 from ecgray.shards.cache import Reader, RemoteFile, fetch_all
 
 Ints = npt.NDArray[np.int64]
 
-_MOST_FILES = 65_536
-"""File descriptors that a process is given where it may have so many."""
-_FILES_PER_MAP = 8
-"""A shard has four files that are mapped; as many descriptors again are left to everything else."""
-_AT_ONCE = 256
+_HELD = 4096
+"""Maps of files on this machine that are kept; the kernel gives a process 65,530 in all."""
+_HELD_REMOTE = 256
+"""Maps of files in the node's cache: each keeps a descriptor open, and the space of its file from being freed."""
+_SHARES = 16
+"""Parts that the descriptors of a process are divided into."""
+_SHARDS_AT_ONCE = 256
 """Shards that one operation reads: those at a URL must all be in the node's cache as long as it lasts."""
 
-
-class Map(NamedTuple):
-    """``address`` is that of the array's first element, ``size`` the file's when it was mapped."""
-
-    array: npt.NDArray[Any]
-    address: int
-    file: mmap.mmap
-    size: int
-    reader: Reader | None
-    """Of a file in the node's cache."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_FAILED = ctypes.c_void_p(-1).value
 
 
-class Together(NamedTuple):
-    """Element i of the array of shard s, in C order, is ``values[place[s] + i]``."""
+class Map:
+    """A whole file in memory, to be read. Python's own map would keep a descriptor of it, of which there are few."""
 
-    values: npt.NDArray[Any]
-    place: Ints
-    maps: Sequence[Map]
+    def __init__(self, stream: BinaryIO) -> None:
+        found = os.fstat(stream.fileno())
+        self.size, self.stamp = found.st_size, (found.st_size, found.st_mtime_ns)
+        address = _libc.mmap(None, self.size, mmap.PROT_READ, mmap.MAP_SHARED, stream.fileno(), 0)
+        if address == _FAILED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self.address = int(address)
+
+    def advise(self, advice: int, first: int = 0, length: int | None = None) -> None:
+        """``madvise`` for ``length`` bytes from ``first`` on, a multiple of the page size; by default for all."""
+        _libc.madvise(self.address + first, self.size if length is None else length, advice)
+
+    def __del__(self, munmap: Any = _libc.munmap) -> None:
+        if hasattr(self, "address"):
+            munmap(self.address, self.size)
 
 
 class _Memory:
-    """All elements of ``kind`` from ``address`` on, as numpy's array interface describes memory."""
+    """Elements of ``kind`` from ``address`` on, as numpy's array interface describes memory; keeps its owner alive."""
 
-    def __init__(self, address: int, elements: int, kind: np.dtype[Any]) -> None:
-        self.__array_interface__ = {
-            "data": (address, True),
-            "shape": (elements,),
-            "typestr": kind.str,
-            "version": 3,
-        }
+    def __init__(self, address: int, shape: tuple[int, ...], kind: np.dtype[Any], owner: Any) -> None:
+        self._owner = owner
+        self.__array_interface__ = {"data": (address, True), "shape": shape, "typestr": kind.str, "version": 3}
+
+
+class Held(NamedTuple):
+    """The array of one shard's file and the address of its first element; ``path`` of a file on this machine, and who
+    reads one in the node's cache."""
+
+    array: npt.NDArray[Any]
+    address: int
+    map: Map
+    path: str | None
+    reader: Reader | None
+
+
+class Together(NamedTuple):
+    """Element i of the array of shard s, in C order, is ``values[base[s] + i]``. ``values[0]`` may always be read."""
+
+    values: npt.NDArray[Any]
+    base: Ints
+    held: Sequence[Held]
 
 
 @cache
-def most_open() -> int:
-    """Maps of one kind that a process holds open; each has a file descriptor.
+def _files_for_readers() -> int:
+    """How many maps with a descriptor there may be of each of a shard's four files, for a few archives in a process.
 
-    Programs start with room for 1,024 descriptors as a rule, for the sake of ``select``, and may have many more: a
-    stream over thousands of shards that could hold a few would open files all the time.
+    Programs start with room for 1,024 descriptors as a rule, for the sake of ``select``, and may have more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    wanted = _HELD_REMOTE * _SHARES
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return max(1, wanted // _FILES_PER_MAP)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return _HELD_REMOTE if soft == resource.RLIM_INFINITY else max(1, min(_HELD_REMOTE, soft // _SHARES))
 
 
 def groups(shard: Ints) -> Iterator[tuple[Ints, Ints | slice]]:
-    """The shards in ``shard``, ascending, no more at a time than may be held; with the rows that name them."""
+    """The shards in ``shard``, ascending, no more at a time than may be read at once; with the rows that name them."""
     used = np.flatnonzero(np.bincount(shard)) if len(shard) else np.empty(0, np.int64)
-    most = min(_AT_ONCE, most_open())
-    if len(used) <= most:
+    if len(used) <= _SHARDS_AT_ONCE:
         if len(used):
             yield used, slice(None)
         return
-    for first in range(0, len(used), most):
-        part = used[first : first + most]
+    for begin in range(0, len(used), _SHARDS_AT_ONCE):
+        part = used[begin : begin + _SHARDS_AT_ONCE]
         yield part, np.flatnonzero((shard >= part[0]) & (shard <= part[-1]))
 
 
 class Maps:
     """The file that ``file`` names of each shard, mapped when first asked for; ``shape`` is that of its array.
 
-    Files on object storage are fetched into the node's cache, which keeps them while a caller reads them. ``first`` is
-    called with the array of each shard that this process has not mapped before; ``advice`` is for ``madvise``.
+    Files on object storage are fetched into the node's cache, which keeps them while a caller reads them. ``learn`` is
+    called with the array of each shard that this process has not mapped before; ``advice`` is for ``madvise``. Threads
+    may share one, processes may not: a fork would let go of what its parent reads.
     """
 
     def __init__(
@@ -99,13 +128,14 @@ class Maps:
         file: Callable[[int], Path | RemoteFile],
         kind: npt.DTypeLike,
         shape: Callable[[int], tuple[int | None, ...]],
-        first: Callable[[int, npt.NDArray[Any]], None] = lambda shard, array: None,
+        learn: Callable[[int, npt.NDArray[Any]], None] = lambda shard, array: None,
         advice: int | None = None,
     ) -> None:
-        self._file, self._kind, self._shape, self._first, self._advice = file, np.dtype(kind), shape, first, advice
-        self._maps: OrderedDict[int, Map] = OrderedDict()
-        self._known: set[int] = set()
-        self._cached = False
+        self._file, self._kind, self._shape, self._learn, self._advice = file, np.dtype(kind), shape, learn, advice
+        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._learned: set[int] = set()
+        self._stamps: dict[int, tuple[int, int]] = {}  # of each file on this machine that was mapped
+        self._any_remote = False
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -115,66 +145,96 @@ class Maps:
         The maps lie somewhere in this process's memory, and so does every element: seen as one array from the lowest
         map to the highest, elements of all shards are one indexing operation. Nothing between the maps is touched.
         """
-        with self.opened(shards.tolist()) as maps:
-            address = np.array([one.address for one in maps], np.int64)
+        with self.opened(shards.tolist()) as held:
+            address = np.array([one.address for one in held], np.int64)
             lowest, size = int(address.min()), self._kind.itemsize
-            end = max(one.address + one.array.nbytes for one in maps)
-            place = np.zeros(int(shards[-1]) + 1, np.int64)
-            place[shards] = (address - lowest) // size
-            yield Together(np.asarray(_Memory(lowest, max(1, (end - lowest) // size), self._kind)), place, maps)
+            # An array without elements begins in the first page of its map all the same.
+            elements = max(1, *((one.map.address + one.map.size - lowest) // size for one in held))
+            base = np.zeros(int(shards[-1]) + 1, np.int64)
+            base[shards] = (address - lowest) // size
+            yield Together(np.asarray(_Memory(lowest, (elements,), self._kind, held)), base, held)
 
     @contextlib.contextmanager
-    def opened(self, shards: Sequence[int]) -> Iterator[list[Map]]:
+    def opened(self, shards: Sequence[int]) -> Iterator[list[Held]]:
         """The maps of some shards; the caller's references keep them alive while others are opened.
 
-        Raises EcgrayError for a file that is missing, is not such an array, or has shrunk.
+        Raises EcgrayError for a file that is missing, is not such an array, has shrunk, or is another one than before.
         """
-        missing = (self._file(shard) for shard in shards if shard not in self._maps)
+        with self._lock:
+            if self._any_remote:
+                self._forget_evicted()
+            missing = [self._file(shard) for shard in shards if shard not in self._held]
         fetch_all([file for file in missing if isinstance(file, RemoteFile)])
-        maps: list[Map] = []
+        held: list[Held] = []
         try:
             with self._lock:
-                self._open(shards, maps)
-            yield maps
+                self._open(shards, held)
+            yield held
         finally:
             with self._lock:
-                for one in maps:
+                for one in held:
                     if one.reader is not None:
                         one.reader.give()
 
-    def _open(self, shards: Sequence[int], maps: list[Map]) -> None:
-        """Add the shards' maps to ``maps``, each taken as it comes."""
-        if self._cached:
-            for shard in [shard for shard, one in self._maps.items() if one.reader is not None and one.reader.gone]:
-                del self._maps[shard]
+    def _forget_evicted(self) -> None:
+        for shard in [shard for shard, one in self._held.items() if one.reader is not None and one.reader.gone]:
+            del self._held[shard]
+
+    def _open(self, shards: Sequence[int], held: list[Held]) -> None:
+        """Add the shards' maps to ``held``, each taken as it comes."""
         for shard in shards:
-            one = self._maps.pop(shard, None)
+            one = self._held.pop(shard, None)
             while one is None or (one.reader is not None and not one.reader.take()):
                 one = self._map(shard)
-            self._maps[shard] = one
-            maps.append(one)
-            # Beyond the end of a file that has shrunk, the kernel ends the process without a word.
-            if one.file.size() < one.size:
-                raise EcgrayError(
-                    f"'{self._file(shard)}' must stay as it is while it is read, got {one.file.size()} of its "
-                    f"{one.size} bytes left; copy the shard set again and go on with --resume."
-                )
-        while len(self._maps) > most_open():
-            self._maps.popitem(last=False)
+            self._held[shard] = one
+            held.append(one)
+            if one.path is not None:
+                _refuse_shrunk(one.path, one.map.size)
+        most = _files_for_readers() if self._any_remote else _HELD
+        while len(self._held) > most:
+            self._held.popitem(last=False)
 
-    def _map(self, shard: int) -> Map:
-        file, shape, reader = self._file(shard), self._shape(shard), None
+    def _map(self, shard: int) -> Held:
+        file = self._file(shard)
         if isinstance(file, RemoteFile):
+            self._any_remote = True
+            _files_for_readers()
             stream = file.open()
-            array = read_array(stream, file, self._kind, shape, mapped=True)
-            reader, self._cached = Reader(stream), True
+            held = self._hold(shard, stream, file, path=None)._replace(reader=Reader(stream))
         else:
-            array = open_array(file, self._kind, shape, mapped=True)
-        if shard not in self._known:
-            self._first(shard, array)
-            self._known.add(shard)
-        # a memory map's base is the map itself, which keeps the file open
-        opened = cast(mmap.mmap, array._mmap)  # type: ignore[attr-defined]
+            try:
+                with file.open("rb") as stream:
+                    held = self._hold(shard, stream, file, path=str(file))
+            except OSError as error:
+                raise EcgrayError(
+                    f"'{file}' must be there and readable, got: {error}; copy the shard set again or ingest again."
+                ) from error
+            if self._stamps.setdefault(shard, held.map.stamp) != held.map.stamp:
+                raise EcgrayError(
+                    f"'{file}' must stay as it is while the set is used, got another file; copy the shard set again "
+                    "and go on with --resume."
+                )
+        if shard not in self._learned:
+            self._learn(shard, held.array)
+            self._learned.add(shard)
+        return held
+
+    def _hold(self, shard: int, stream: BinaryIO, file: Path | RemoteFile, path: str | None) -> Held:
+        begin, shape = read_header(stream, file, self._kind, self._shape(shard))
+        mapped = Map(stream)
         if self._advice is not None:
-            opened.madvise(self._advice)
-        return Map(array, array.ctypes.data, opened, opened.size(), reader)
+            mapped.advise(self._advice)
+        address = mapped.address + begin
+        return Held(np.asarray(_Memory(address, shape, self._kind, mapped)), address, mapped, path, None)
+
+
+def _refuse_shrunk(path: str, size: int) -> None:
+    """Beyond the end of a file that has shrunk, the kernel ends the process without a word. One that was removed can be
+    read on."""
+    with contextlib.suppress(FileNotFoundError):
+        now = os.stat(path).st_size
+        if now < size:
+            raise EcgrayError(
+                f"'{path}' must stay as it is while it is read, got {now} of its {size} bytes left; copy the shard set "
+                "again and go on with --resume."
+            )

@@ -18,6 +18,7 @@ import pytest
 
 from ecgray.databases import CinC2017
 from ecgray.errors import EcgrayError
+from ecgray.shards import maps
 from ecgray.shards.archive import open_archive
 from ecgray.shards.ingest import ingest
 from ecgray.shards.inspect import read_refused
@@ -235,6 +236,32 @@ def test_a_signal_that_shrinks_while_it_is_read(shards: Path) -> None:
 def open_archive_again(shards: Path, file: Path, size: int) -> Any:
     os.truncate(file, size)
     return open_archive([shards])
+
+
+def test_annotations_that_change_between_two_uses(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was learned of a file leads astray in another one: beyond its end, where other memory lies."""
+    monkeypatch.setattr(maps, "_HELD", 1)
+    archive = open_archive([shards])
+    window = np.arange(len(archive)), np.zeros(len(archive)), archive.samples
+    counts = archive.beat_counts(*window)
+    file = shards / "shard-00000" / "beats.npy"
+    np.save(shards / "other.npy", np.load(file)[:5])
+    (shards / "other.npy").rename(file)
+    archive.beats(len(archive) - 1)  # of another shard: the first one's map is let go of
+    assert counts.sum()
+    with pytest.raises(EcgrayError, match=r"beats\.npy' must stay as it is while the set is used, got another file"):
+        archive.beat_counts(*window)
+
+
+def test_an_empty_array_behind_a_long_header(shards: Path) -> None:
+    """Its first element would lie behind the file's only page."""
+    file = shards / "shard-00000" / "beats.npy"
+    line = b"{'descr': '<i8', 'fortran_order': False, 'shape': (0,), }".ljust(4085) + b"\n"
+    file.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(line)) + line)
+    assert file.stat().st_size == 4096
+    vouch(shards)
+    with pytest.raises(EcgrayError, match=r"must be a whole \.npy file of numbers"):
+        open_archive([shards]).beats(0)
 
 
 def test_a_schema_that_is_no_number_is_not_shown_whole(shards: Path) -> None:

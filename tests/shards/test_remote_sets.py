@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from ecgray.databases.synthesise import write_labelled
 from ecgray.databases.synthetic import Synthetic
 from ecgray.errors import EcgrayError
+from ecgray.shards import maps
 from ecgray.shards.archive import open_archive
 from ecgray.shards.ingest import ingest
 from ecgray.shards.inspect import summary
@@ -42,6 +44,19 @@ def test_the_same_archive(remote: str, small_archive: Path, tmp_path: Path) -> N
         )
     assert list(there.record_id) == list(here.record_id) and there.labels == here.labels
     assert summary([remote]) == summary([small_archive])
+
+
+def test_few_descriptors(remote: str, small_archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each map of a file in the cache has one: those that are not asked for give theirs back."""
+    monkeypatch.setattr(maps, "_files_for_readers", lambda: 2)
+    here, there = open_archive([small_archive]), open_archive([remote])
+    before = len(os.listdir("/proc/self/fd"))
+    every, start = np.arange(len(here)), np.zeros(len(here))
+    for _ in range(2):
+        assert np.array_equal(there.beat_counts(every, start, here.samples), here.beat_totals)
+        assert np.array_equal(there.rhythm_durations(every, start, here.samples), here.rhythm_samples)
+        assert np.array_equal(there.cut(every, start, 100), here.cut(every, start, 100))
+    assert len(os.listdir("/proc/self/fd")) <= before + 4 * 2
 
 
 def test_a_cache_smaller_than_the_set(remote: str, small_archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

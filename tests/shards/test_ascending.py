@@ -21,14 +21,14 @@ def test_ascending_samples_beside_a_binary_search(data, lengths, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(annotations, "_MOST_STRETCHES", data.draw(st.sampled_from([4, 1 << 24])))
         places = Ascending(samples, step)
-    values, place, memory = [], np.zeros(len(lengths), np.int64), [np.full(7, -9)]
+    values, base, memory = [], np.zeros(len(lengths), np.int64), [np.full(7, -9)]
     for shard in data.draw(st.permutations(range(len(lengths)))):
         end = data.draw(st.sampled_from([lengths[shard], min(lengths[shard], 3)]))
         values.append((shard, np.array(sorted(data.draw(st.lists(st.integers(0, end - 1), max_size=60))), np.int64)))
         places.learn(*values[-1])
-        place[shard] = sum(map(len, memory))
+        base[shard] = sum(map(len, memory))
         memory.append(np.stack([values[-1][1]] + [np.full(len(values[-1][1]), 10**6)] * (step - 1), axis=1).ravel())
-    held = Together(np.concatenate([*memory, [0]]), place, [])
+    held = Together(np.concatenate([*memory, [0]]), base, [])
     asked = [np.arange(length + 2) for length in lengths]
     shard = np.repeat(np.arange(len(lengths)), samples + 2)
     found = places.before(held, shard, np.concatenate(asked))
