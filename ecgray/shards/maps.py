@@ -231,10 +231,12 @@ class Maps:
 def _refuse_shrunk(path: str, size: int) -> None:
     """Beyond the end of a file that has shrunk, the kernel ends the process without a word. One that was removed can be
     read on."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         now = os.stat(path).st_size
-        if now < size:
-            raise EcgrayError(
-                f"'{path}' must stay as it is while it is read, got {now} of its {size} bytes left; copy the shard set "
-                "again and go on with --resume."
-            )
+    except FileNotFoundError:
+        return
+    if now < size:
+        raise EcgrayError(
+            f"'{path}' must stay as it is while it is read, got {now} of its {size} bytes left; copy the shard set "
+            "again and go on with --resume."
+        )
