@@ -18,7 +18,7 @@ import pytest
 
 from ecgray.databases import CinC2017
 from ecgray.errors import EcgrayError
-from ecgray.shards import maps
+from ecgray.shards import manifest, maps
 from ecgray.shards.archive import open_archive
 from ecgray.shards.ingest import ingest
 from ecgray.shards.inspect import read_refused
@@ -236,6 +236,20 @@ def test_a_signal_that_shrinks_while_it_is_read(shards: Path) -> None:
 def open_archive_again(shards: Path, file: Path, size: int) -> Any:
     os.truncate(file, size)
     return open_archive([shards])
+
+
+def test_a_process_hashes_a_file_once_unless_it_was_written_anew(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    plain = manifest.file_sha256
+    monkeypatch.setattr(manifest, "file_sha256", lambda file: hashed.append(file) or plain(file))
+    for _ in range(3):
+        open_archive([shards], verify="hashes")
+    assert len(hashed) == len(set(hashed)) == len(open_archive([shards]).manifests[0].files)
+    signal = shards / "shard-00000" / "signal.npy"
+    signal.write_bytes(signal.read_bytes()[:-1] + b"?")
+    with pytest.raises(EcgrayError, match=r"signal\.npy' must have the SHA-256 of the manifest"):
+        open_archive([shards], verify="hashes")
+    assert len(hashed) == len(set(hashed)) + 1
 
 
 def test_annotations_that_change_between_two_uses(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
