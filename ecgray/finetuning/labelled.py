@@ -66,7 +66,9 @@ def open_labelled(shards: str | Path) -> LabelledSet:
 
 def overlap(records: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``records`` whose record, patient (of one database) or signal is among those of ``seen``."""
-    found = records["signal_hash"].isin(set(seen["signal_hash"])).to_numpy(copy=True)
+    found = records["signal_hash"].isin(seen["signal_hash"]).to_numpy(copy=True)
+    # Of hundreds of thousands of records that were pretrained on, few bear a name that one of these has.
+    seen = seen[seen["record"].isin(records["record"]) | seen["patient"].isin(records["patient"])]
     for key in (["database", "record"], ["database", "patient"]):
         found |= pd.MultiIndex.from_frame(records[key]).isin(pd.MultiIndex.from_frame(seen[key]))
     return records[found]
