@@ -37,6 +37,7 @@ from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_spl
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks
+from ecgray.shards.memory import memory_limit
 from ecgray.shards.storage import join, resolve
 from ecgray.shards.working import pull
 from ecgray.training.model_folder import ModelDescription, check_batch
@@ -156,6 +157,7 @@ def examine(config: FinetuneConfig, pretrained: Pretrained | None) -> Material:
         if own_test or test_set is not None:
             test = splits[splits["split"] == "test"]
             origin["test_records_compared"] = refuse_pretraining_records(test, (test_set or labelled).archive, origin)
+    _check_memory(config, splits, len(labelled.archive.leads))
     _check_network(config, splits, len(labelled.archive.leads), len(classes))
     return Material(
         labelled=labelled, test_set=test_set, records=len(records), classes=classes, splits=splits, origin=origin
@@ -166,6 +168,19 @@ def _gather(run: RunFolder) -> None:
     """Have here what the seeds published, wherever they ran."""
     if run.url is not None:
         pull(run.url, run.path, lambda name: name.startswith("seeds/") and not name.endswith(f"/{STATE}"))
+
+
+def _check_memory(config: FinetuneConfig, splits: pd.DataFrame, leads: int) -> None:
+    """Raises EcgrayError where the prepared signals of all seeds, or of the test, are more than memory holds."""
+    test = splits["split"] == "test"
+    records, length = max(splits[part]["index"].nunique() for part in (test, ~test)), config.data.length_samples
+    needed, there = 4 * records * leads * length, memory_limit()
+    if needed > there:
+        raise EcgrayError(
+            f"The prepared signals must fit into memory, got {records} records of {leads} x {length} samples, "
+            f"{needed / 1e9:.3g} GB, and {there / 1e9:.3g} GB of memory; take less of each record "
+            "(--data.seconds), a lower --data.fs, or fewer records (--data.records)."
+        )
 
 
 def _check_network(config: FinetuneConfig, splits: pd.DataFrame, leads: int, classes: int) -> None:

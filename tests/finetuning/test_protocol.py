@@ -415,11 +415,15 @@ def test_a_seed_whose_worker_always_dies_ends_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_network_that_cannot_be_trained_is_refused_before_anything_is_written(
-    labelled: Path, tmp_path: Path, small: Small
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    labelled: Path, tmp_path: Path, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EcgrayError, match="frozen blocks must lie between 0 and the model's 8, got 9"):
         finetune(small(labelled, freeze_blocks=9), tmp_path / "run")
     with pytest.raises(EcgrayError, match="1 x 10 samples"):
         finetune(small(labelled, data={"seconds": 0.1}, protocol={"batch_size": 1}), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol_module, "memory_limit", lambda: 100_000)
+        with pytest.raises(EcgrayError, match=r"must fit into memory, got \d+ records of 1 x \d+ samples, .* GB, and"):
+            finetune(small(labelled), tmp_path / "run")
     assert not (tmp_path / "run").exists()
