@@ -102,11 +102,15 @@ def open_stream(
 def validation_batches(
     archive: Archive, plan: Plan, task: StreamedTask, batch: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """The fixed validation frames, ``batch`` at a time, the batches dealt to the ranks in turn; cut in this process."""
+    """This rank's stretch of the fixed validation frames, ``batch`` at a time; cut in this process.
+
+    A stretch is of few patients, so that ranks on different machines need different shards.
+    """
     record, start = plan.validation()
     negatives = plan.validation_negatives() if task.negatives else None
-    for first in range(rank * batch, len(record), world * batch):
-        rows = slice(first, first + batch)
+    begin, end = len(record) * rank // world, len(record) * (rank + 1) // world
+    for first in range(begin, end, batch):
+        rows = slice(first, min(first + batch, end))
         drawn = None if negatives is None else (negatives[0][rows], negatives[1][rows], negatives[2][rows])
         yield cut_frames(archive, task, plan.sampling.frame_size, (record[rows], start[rows]), drawn)
 

@@ -131,8 +131,12 @@ class Training:
             manifest_hashes=hashes,
         )
         self._standardise = Standardise(archive, mean_mv, sd_mv, distributed.device)
-        self._histogram = label_histogram(archive, plan, task)
-        weights = config.objective.weights(self._histogram.counts)
+        # By one rank for all: it asks patients of every lane, whose shards the others may have no use for.
+        self._histogram = label_histogram(archive, plan, task) if distributed.first else None
+        counts = torch.zeros(self._classes, dtype=torch.int64, device=distributed.device)
+        if self._histogram is not None:
+            counts += torch.from_numpy(self._histogram.counts).to(distributed.device)
+        weights = config.objective.weights(distributed.from_first(counts).cpu().numpy())
         self._weights = None if weights is None else weights.to(distributed.device)
         self.optimiser = config.optimiser.make(self.network.parameters())
         self._autocast = torch.autocast(
@@ -211,7 +215,7 @@ class Training:
                     self._run, first, self.last_step, validated=validated, show_progress=self._show_progress
                 )
                 stack.callback(self._watch.close)
-                if first == 0:
+                if first == 0 and self._histogram is not None:
                     self._watch.add("labels", 0, {"histogram": self._histogram.named})
             try:
                 self._steps(stream)
@@ -388,9 +392,10 @@ class Training:
     def _validation_batches(self) -> Iterator[Batch]:
         """This rank's; raises ValidationAbandoned on all ranks before the same batch when one was asked to stop."""
         distributed, training, plan = self._distributed, self._config.training, self._plan
-        batch = max(1, training.batch_size // (training.accumulation * distributed.size))
+        # Without gradients a rank has room for more than its share of a step, which may be a handful of frames.
+        batch = max(1, training.batch_size // training.accumulation)
         frames = len(plan.val_patients) * plan.sampling.val_frames_per_patient
-        shared = -(-frames // batch) // distributed.size  # batches that every rank has; some have one more
+        shared = -(-(frames // distributed.size) // batch)  # batches that every rank has; some have one more
         dealt = validation_batches(self._archive, plan, self._config.task, batch, distributed.rank, distributed.size)
         for number, rows in enumerate(dealt):
             if number < shared and number % LOOK_EVERY == 0:
