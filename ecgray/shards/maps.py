@@ -8,6 +8,7 @@ import mmap
 import os
 import resource
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -25,8 +26,11 @@ Ints = npt.NDArray[np.int64]
 
 _HELD = 4096
 """Maps of files on this machine that are kept; the kernel gives a process 65,530 in all."""
-_HELD_REMOTE = 256
-"""Maps of files in the node's cache: each keeps a descriptor open, and the space of its file from being freed."""
+_HELD_REMOTE = 1024
+"""Maps of files in the node's cache: each keeps a descriptor open, and the space of its file from being freed. A block
+of frames touches 512 shards where pools meet."""
+_EVICTED_S = 1.0
+"""How often it is looked which of them were evicted, so that their space is free."""
 _SHARES = 16
 """Parts that the descriptors of a process are divided into."""
 _SHARDS_AT_ONCE = 256
@@ -136,6 +140,7 @@ class Maps:
         self._learned: set[int] = set()
         self._stamps: dict[int, tuple[int, int]] = {}  # of each file on this machine that was mapped
         self._any_remote = False
+        self._look_at = 0.0
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -161,8 +166,9 @@ class Maps:
         Raises EcgrayError for a file that is missing, is not such an array, has shrunk, or is another one than before.
         """
         with self._lock:
-            if self._any_remote:
+            if self._any_remote and time.monotonic() >= self._look_at:
                 self._forget_evicted()
+                self._look_at = time.monotonic() + _EVICTED_S
             missing = [self._file(shard) for shard in shards if shard not in self._held]
         fetch_all([file for file in missing if isinstance(file, RemoteFile)])
         held: list[Held] = []
