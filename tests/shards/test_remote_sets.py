@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -56,8 +57,11 @@ def test_few_descriptors(remote: str, small_archive: Path, monkeypatch: pytest.M
         assert np.array_equal(there.beat_counts(every, start, here.samples), here.beat_totals)
         assert np.array_equal(there.rhythm_durations(every, start, here.samples), here.rhythm_samples)
         assert np.array_equal(there.cut(every, start, 100), here.cut(every, start, 100))
-    held = [os.readlink(f"/proc/self/fd/{number}") for number in sorted(os.listdir("/proc/self/fd"))[:-1]]
-    assert 0 < sum(str(cache_folder() / "files") in name for name in held) <= 4 * 2
+    held = 0
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # of the listing itself
+            held += str(cache_folder() / "files") in os.readlink(f"/proc/self/fd/{number}")
+    assert 0 < held <= 4 * 2
 
 
 def test_a_cache_smaller_than_the_set(remote: str, small_archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
