@@ -130,7 +130,7 @@ def _checked_length(folder: Path, header: Header) -> int:
         lines = [header.signals[member] for member in members]
         path = refuse_outside(folder, name)
         if not path.is_file():
-            raise RecordRefused(f"the signal file {name} is missing")
+            raise RecordRefused(f"the signal file {name[:100]} is missing")
         if lines[0].format not in _FORMATS:
             raise RecordRefused(f"the signal format {lines[0].format} is unknown to WFDB")
         if len({(line.format, line.byte_offset) for line in lines}) > 1:

@@ -95,6 +95,10 @@ def endless_name(path: Path) -> None:
     edit(path, "r.dat", "x" * 5000)
 
 
+def endless_name_with_a_null(path: Path) -> None:
+    edit(path, "r.dat", "x" * 500 + "\0" + "x" * 500)
+
+
 def web_address(path: Path) -> None:
     edit(path, "r.dat", "http://example.org/r.dat")
 
@@ -164,6 +168,7 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (absolute_path, "outside the record's folder"),
     (web_address, "missing"),
     (endless_name, "cannot be used"),
+    (endless_name_with_a_null, "signal file x+ is missing"),
     (linked_signal, r"outside the record's folder; copy the records with links followed \(cp -rL\)"),
     (linked_annotations, "outside the record's folder; copy"),
     (linked_header, "outside the record's folder; copy"),
