@@ -2,12 +2,17 @@
 
     files/<sha256>                       a whole file, named by its content
     files/<sha256>.<bytes>.partial       one on its way, locked by the process that fetches it
-    lock                                 held while room is made
+    lock                                 taken while room is made, and while a file gets its name
+    held                                 the bytes in files/, what is on its way with all that it will have
     runs/, work/                         copies of run folders (``ecgray.shards.working``), which the bound leaves out
 
 ``ECGRAY_CACHE`` is the folder (default ~/.cache/ecgray), ``ECGRAY_CACHE_GB`` its bound (100). Locks are the kernel's,
 so that they fall with their process. A file gets its name when its SHA-256 is that of the manifest, and is removed, the
 one that was used longest ago first, when room is needed and no process is reading it.
+
+A file's bytes are counted in ``held`` before it is fetched, so that the number is never too small. It is too large
+after a fetch that failed, and where files were removed by hand. The folder is looked at, and the number mended, when
+the bound would be exceeded, and when no number is of this boot: a machine that lost its power may have lost the last.
 """
 
 from __future__ import annotations
@@ -36,6 +41,9 @@ _WAIT_S = 10.0
 """How long a process waits for others to finish reading what would have to go."""
 _TOUCH_S = 5.0
 """Uses closer together than this count as one."""
+_KEPT = 0.95
+"""Eviction goes on to this part of the bound, so that the next files fit without a look at the folder."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NAME = re.compile(r"[0-9a-f]{64}(?:\.(\d+)\.partial)?")
 
 
@@ -175,7 +183,8 @@ def _fetch(file: RemoteFile) -> None:
                     _make_room(file, folder)
                     _download(file, partial)
                     os.fsync(handle.fileno())
-                    os.rename(partial, final)
+                    with _locked(folder):  # or a look at the folder could miss it under both names
+                        os.rename(partial, final)
                 except BaseException:
                     partial.unlink(missing_ok=True)
                     raise
@@ -201,22 +210,63 @@ def _download(file: RemoteFile, partial: Path) -> None:
             )
 
 
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder.parent / "lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def _make_room(file: RemoteFile, folder: Path) -> None:
-    """Evict until ``file`` fits. What is on its way counts with the size that it will have, ``file`` among it."""
+    """Count ``file``, whose partial file is there and locked; where it does not fit, evict until it does."""
     bound, deadline = cache_bound(), time.monotonic() + _WAIT_S
     if file.bytes > bound:
         raise _too_small(file, bound)
     while True:
-        with (folder.parent / "lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if _evict_down_to(bound, folder):
+        with _locked(folder):
+            counted = _counted(folder)
+            if counted is None or counted + file.bytes > bound:
+                held = _look_and_evict(bound, folder)
+            else:
+                held = counted + file.bytes
+            _count(held, folder)
+            if held <= bound:
                 return
         if time.monotonic() > deadline:
             raise _too_small(file, bound)
         time.sleep(0.1)
 
 
-def _evict_down_to(bound: int, folder: Path) -> bool:
+def _counted(folder: Path) -> int | None:
+    """The bytes that were counted last, if that was in this boot and is written whole."""
+    try:
+        number, _, boot = (folder.parent / "held").read_text(encoding="ascii").partition(" ")
+        return int(number) if boot and boot == _boot() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _count(held: int, folder: Path) -> None:
+    # written over the old number: a file that was emptied first is put on the disk by some file systems, which takes
+    # 100 times as long, with the lock held
+    with open(os.open(folder.parent / "held", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as stream:
+        stream.write(f"{held} {_boot()}".encode("ascii"))
+        stream.truncate()
+
+
+def _boot() -> str:
+    """This boot of the machine; empty where the kernel does not say."""
+    try:
+        return _BOOT.read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def _look_and_evict(bound: int, folder: Path) -> int:
+    """The bytes that the folder holds, evicted below the bound as far as nobody uses them.
+
+    What is on its way counts with the size that it will have.
+    """
     held: list[tuple[float, int, Path]] = []
     total = 0
     with os.scandir(folder) as entries:
@@ -229,12 +279,13 @@ def _evict_down_to(bound: int, folder: Path) -> bool:
                     total += found.st_size
                 elif match and not _remove_unless_used(Path(entry.path)):  # removed if its owner has died
                     total += int(match[1])
-    for _, size, path in sorted(held):
-        if total <= bound:
-            break
-        if _remove_unless_used(path):
-            total -= size
-    return total <= bound
+    if total > bound:
+        for _, size, path in sorted(held):
+            if total <= bound and total - size < _KEPT * bound:
+                break
+            if _remove_unless_used(path):
+                total -= size
+    return total
 
 
 def _remove_unless_used(path: Path) -> bool:

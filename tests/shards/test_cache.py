@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -10,11 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from ecgray.errors import EcgrayError
+from ecgray.shards import cache
 from ecgray.shards.cache import Reader, RemoteFile, fetch_all
 from ecgray.shards.storage import join, upload, write_bytes
 
@@ -30,6 +34,14 @@ def put(bucket: str, number: int, size: int = MB) -> RemoteFile:
 
 def held(tmp_path: Path) -> set[str]:
     return {file.name for file in (tmp_path / "cache" / "files").iterdir()}
+
+
+def counted(tmp_path: Path) -> int:
+    return int((tmp_path / "cache" / "held").read_text().split()[0])
+
+
+def bytes_held(tmp_path: Path) -> int:
+    return sum(file.stat().st_size for file in (tmp_path / "cache" / "files").iterdir())
 
 
 @pytest.fixture
@@ -86,6 +98,140 @@ def test_a_kept_map_may_be_evicted_and_is_whole(bucket: str, three_mb: None, tmp
     assert hashlib.sha256(mapped).hexdigest() == files[0].sha256
 
 
+@pytest.fixture
+def small_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RemoteFile]:
+    """Files of 1 kB each, for a cache of 100 of them, without a server."""
+    monkeypatch.setenv("ECGRAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ECGRAY_CACHE_GB", "0.0001")
+    content = {f"s3://bucket/{number}": number.to_bytes(4, "big") * 250 for number in range(160)}
+    monkeypatch.setattr("ecgray.shards.cache.download", lambda url, file: file.write_bytes(content[url]))
+    return [RemoteFile(url, len(bytes_), hashlib.sha256(bytes_).hexdigest()) for url, bytes_ in content.items()]
+
+
+def test_the_folder_is_looked_at_rarely(
+    small_files: list[RemoteFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: looks.append(folder) or scandir(folder))
+    for file in small_files[:100]:
+        file.open().close()
+    assert len(looks) == 1  # a cache that nobody has counted yet
+    for file in small_files[100:]:
+        file.open().close()
+        assert 95_000 <= bytes_held(tmp_path) <= counted(tmp_path) <= 100_000
+    assert 1 < len(looks) <= 1 + 60 / 5
+
+
+@pytest.mark.parametrize(
+    "number", [None, b"", b"0", b"0 ", b"0 another boot", b"\xff\x00", "torn"], ids=lambda number: repr(number)
+)
+def test_a_number_that_cannot_be_relied_on(
+    number: bytes | str | None, small_files: list[RemoteFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECGRAY_CACHE_GB", "0.000003")
+    for file in small_files[:3]:
+        file.open().close()
+    text = tmp_path / "cache" / "held"
+    if number is None:
+        text.unlink()
+    else:
+        text.write_bytes(text.read_bytes()[:-5] if isinstance(number, str) else number)
+    small_files[3].open().close()
+    assert len(held(tmp_path)) == 3 and small_files[3].sha256 in held(tmp_path)
+    assert counted(tmp_path) == 3000
+
+
+def test_where_the_kernel_does_not_name_the_boot(
+    small_files: list[RemoteFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ecgray.shards.cache._BOOT", tmp_path / "none")
+    monkeypatch.setenv("ECGRAY_CACHE_GB", "0.000003")
+    for file in small_files[:4]:
+        file.open().close()
+        (tmp_path / "cache" / "held").write_text("0 ")
+    assert bytes_held(tmp_path) == 3000
+
+
+def test_a_number_that_is_too_large(small_files: list[RemoteFile], tmp_path: Path) -> None:
+    """Files were removed by hand: nothing more has to go."""
+    for file in small_files[:100]:
+        file.open().close()
+    for file in small_files[10:30]:
+        (tmp_path / "cache" / "files" / file.sha256).unlink()
+    assert counted(tmp_path) == 100_000
+    small_files[100].open().close()
+    assert held(tmp_path) == {file.sha256 for file in small_files[:10] + small_files[30:101]}
+    assert counted(tmp_path) == bytes_held(tmp_path) == 81_000
+
+
+def test_a_file_gets_its_name_under_the_lock(
+    small_files: list[RemoteFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks at the folder meets each file under one of its names."""
+    file, met = small_files[0], []
+
+    def look(lock: BinaryIO) -> None:
+        with lock:
+            time.sleep(0.3)
+            met.extend(held(tmp_path))
+
+    def locked_download(url: str, partial: Path) -> None:
+        download(url, partial)
+        lock = (tmp_path / "cache" / "lock").open("ab")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        Thread(target=look, args=[lock]).start()
+
+    download = cache.download
+    monkeypatch.setattr(cache, "download", locked_download)
+    file.open().close()
+    assert met == [f"{file.sha256}.{file.bytes}.partial"]
+
+
+FILL = """
+import hashlib, os, random, signal, sys
+from ecgray.shards import cache
+draw, dies, fetched = random.Random(int(sys.argv[1])), int(sys.argv[2]), 0
+content = {f"s3://bucket/{number}": bytes([number]) * (500 + 40 * number) for number in range(60)}
+def download(url, file):
+    global fetched
+    fetched += 1
+    file.write_bytes(content[url])
+    if fetched == dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+cache.download = download
+for url in draw.choices(list(content), k=100):
+    data = content[url]
+    with cache.RemoteFile(url, len(data), hashlib.sha256(data).hexdigest()).open() as stream:
+        assert stream.read() == data
+"""
+
+
+def test_processes_that_fill_a_cache_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never holds more than the bound, nor more than is counted; one of them is killed in a fetch."""
+    monkeypatch.setenv("ECGRAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ECGRAY_CACHE_GB", "0.00004")
+    (tmp_path / "cache" / "files").mkdir(parents=True)
+    dies = [0, 0, 20]  # after that many fetches; 0: not at all
+    processes = [
+        subprocess.Popen([sys.executable, "-c", FILL, str(seed), str(fetches)]) for seed, fetches in enumerate(dies)
+    ]
+    most = 0
+    while any(process.poll() is None for process in processes):
+        with (tmp_path / "cache" / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            size = 0
+            for name in held(tmp_path):
+                with contextlib.suppress(FileNotFoundError):  # its process found that another has fetched it
+                    size += (tmp_path / "cache" / "files" / name).stat().st_size
+            assert size <= 40_000
+            assert not size or size <= counted(tmp_path)
+            most = max(most, size)
+        time.sleep(0.001)
+    assert [process.returncode for process in processes] == [0, 0, -signal.SIGKILL]
+    assert most > 30_000
+
+
 FETCH = """
 import sys, time
 from ecgray.shards import cache
@@ -114,7 +260,7 @@ def test_processes_fetch_a_file_once(bucket: str, tmp_path: Path) -> None:
     assert held(tmp_path) == {file.sha256}
 
 
-def test_a_killed_fetch_is_done_again(bucket: str, tmp_path: Path) -> None:
+def test_a_killed_fetch_is_done_again(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, log = put(bucket, 0), tmp_path / "log"
     process = fetching(log, file, 100.0)
     deadline = time.monotonic() + 60
@@ -125,10 +271,13 @@ def test_a_killed_fetch_is_done_again(bucket: str, tmp_path: Path) -> None:
     assert held(tmp_path) == {f"{file.sha256}.{file.bytes}.partial"}
     with file.open() as stream:
         assert len(stream.read()) == MB
+    assert counted(tmp_path) == 2 * MB  # once more than there is
     other = put(bucket, 1)
     (tmp_path / "cache" / "files" / f"{'0' * 64}.5.partial").write_bytes(b"dead")
+    monkeypatch.setenv("ECGRAY_CACHE_GB", "0.0021")
     other.open().close()
     assert held(tmp_path) == {file.sha256, other.sha256}
+    assert counted(tmp_path) == 2 * MB
 
 
 def test_changed_bytes_and_missing_files(bucket: str, tmp_path: Path) -> None:
