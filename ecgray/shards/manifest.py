@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from ecgray.errors import EcgrayError
 from ecgray.shards.cache import RemoteFile
@@ -239,10 +240,18 @@ def file_sha256(file: Path) -> str:
 
 def write_atomically(file: Path, content: bytes) -> dict[str, Any]:
     """Write, fsync and rename, so that ``file`` is whole or absent; returns its entry for ``Manifest.files``."""
+    with replaced(file) as stream:
+        stream.write(content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@contextlib.contextmanager
+def replaced(file: Path) -> Iterator[BinaryIO]:
+    """A stream whose content takes the place of ``file`` at the end, on the disk; until then ``file`` is as it was."""
     partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, file)
@@ -250,7 +259,6 @@ def write_atomically(file: Path, content: bytes) -> dict[str, Any]:
         partial.unlink(missing_ok=True)  # a full disk needs the room
         raise
     fsync_folder(file.parent)
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def fsync_folder(folder: Path) -> None:

@@ -33,7 +33,7 @@ from typing import Any
 from ecgray import __version__
 from ecgray.config import config_hash, differing, from_dict, to_dict
 from ecgray.errors import EcgrayError
-from ecgray.shards.manifest import fsync_folder, write_atomically
+from ecgray.shards.manifest import fsync_folder, replaced, write_atomically
 from ecgray.shards.remote_lock import refuse_lost
 from ecgray.shards.storage import StorageLost, is_remote, join, remove, resolve, write_bytes
 from ecgray.shards.working import holds_other_files, push, working_copy
@@ -46,6 +46,8 @@ MAY_CHANGE = ("training.steps",)
 """Fields that a resumed run may be given anew: they say how long, not what."""
 HANDOVER_S = 120.0
 """How long a process waits for one of an earlier start that outlives its driver and may still write."""
+BLOCK_BYTES = 1 << 16
+"""Of metrics.jsonl, which has millions of lines after weeks: looked back over at first, copied at a time."""
 LIBRARIES = ("torch", "ray", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "wfdb", "sleepecg")
 
 
@@ -102,16 +104,44 @@ class RunFolder:
             return []
         with open(self.metrics, "rb") as file:
             file.seek(start)
-            content = file.read()
-        return [values for values in json_lines(content) if type(values.get("step")) is int]
+            return _metrics_in(file.read())
+
+    def find_metrics(self, step: int) -> int:
+        """A byte of metrics.jsonl where a line begins, not far before the first metrics of ``step`` or later.
+
+        Steps ascend in the file: the first line of metrics in blocks at its end, each twice the one before, tells how
+        far back to go, and is all that is parsed.
+        """
+        if not self.metrics.is_file():
+            return 0
+        with open(self.metrics, "rb") as file:
+            back, size = BLOCK_BYTES, file.seek(0, os.SEEK_END)
+            while back < size:
+                file.seek(size - back)
+                file.readline()  # the rest of one that begins before
+                start = file.tell()
+                first = next((values for line in file for values in _metrics_in(line)), None)
+                if first is not None and first["step"] < step:
+                    return start
+                back *= 2
+        return 0
 
     def rewind_metrics(self, step: int, *, validated: bool = True) -> None:
         """Forget the metrics after ``step`` (unless ``validated``, its validation too), or all of them at 0: all that
-        is done again."""
+        is done again. What lies well before ``step`` is copied as it is."""
+        if step <= 0:
+            write_atomically(self.metrics, b"")
+            return
         again = None if validated else ("validation", step)
-        kept = [line for line in self.read_metrics() if 0 < step >= line["step"]]
+        start = self.find_metrics(step)
+        kept = [line for line in self.read_metrics(start) if line["step"] <= step]
         kept = [line for line in kept if (line.get("kind"), line["step"]) != again]
-        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        with replaced(self.metrics) as stream:
+            if start:
+                with open(self.metrics, "rb") as file:
+                    while block := file.read(min(BLOCK_BYTES, start - file.tell())):
+                        stream.write(block)
+            stream.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def publish(self, *files: Path) -> None:
         """Copy files of the run to its URL; nothing for a run that has none."""
@@ -142,6 +172,10 @@ class RunFolder:
         link.symlink_to(step_folder(self.checkpoints, step).relative_to(self.path))
         link.rename(self.best)
         fsync_folder(self.path)
+
+
+def _metrics_in(content: bytes) -> list[dict[str, Any]]:
+    return [values for values in json_lines(content) if type(values.get("step")) is int]
 
 
 def read_config(run: Path) -> PretrainConfig:

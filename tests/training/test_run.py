@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ecgray.errors import EcgrayError
+from ecgray.training import run as run_module
 from ecgray.training.config import OptimiserConfig, PretrainConfig
 from ecgray.training.run import RunFolder, locked, open_run, read_config, run_hash
 
@@ -119,6 +127,64 @@ def test_metrics_are_rewound_to_the_checkpoint(tmp_path: Path) -> None:
         file.write('{"kind": "tra')
     run.rewind_metrics(2)
     assert [line["step"] for line in run.read_metrics()] == [1, 2]
+
+
+FOREIGN = [b"7", b"{}", b'{"step": "x"}', b'{"step": true}', b"\xff", b"\0" * 40, b'{"kind": "tra', b'{"step": 1}[']
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> bytes:
+    """A metrics.jsonl: steps ascend, some validated, with other lines anywhere, cut off anywhere at its end."""
+    lines = [json.dumps({"kind": "labels", "step": 0, "histogram": {"N": 1}}).encode()] if draw(st.booleans()) else []
+    step = 0
+    for more, validates in draw(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30)):
+        step += more
+        kinds = ["train", *(["validation"] if validates else [])]
+        lines += [json.dumps({"kind": kind, "step": step, "loss": 1 / (1 + step)}).encode() for kind in kinds]
+    for place, line in draw(st.lists(st.tuples(st.integers(0, len(lines)), st.sampled_from(FOREIGN)), max_size=8)):
+        lines.insert(place, line)
+    content = b"".join(line + b"\n" for line in lines)
+    return content[: len(content) - draw(st.integers(0, 60))] if content else content
+
+
+def whole_lines(content: bytes) -> list[dict[str, Any]]:
+    found: list[Any] = []
+    for line in content.split(b"\n"):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and type(line.get("step")) is int]
+
+
+@given(content=histories(), step=st.integers(0, 40), validated=st.booleans(), block=st.integers(1, 500))
+def test_rewinding_is_a_filter_over_all_lines(content: bytes, step: int, validated: bool, block: int) -> None:
+    kept = [line for line in whole_lines(content) if 0 < step >= line["step"]]
+    if not validated:
+        kept = [line for line in kept if (line.get("kind"), line["step"]) != ("validation", step)]
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(run_module, "BLOCK_BYTES", block):
+        run = RunFolder(Path(folder))
+        run.metrics.write_bytes(content)
+        start = run.find_metrics(step)
+        assert all(line["step"] < step for line in whole_lines(content[:start]))
+        run.rewind_metrics(step, validated=validated)
+        assert run.read_metrics() == kept
+        after = run.metrics.read_bytes()[start:]  # what was torn is gone: the next line is one of its own
+        assert after.splitlines() == [json.dumps(line).encode() for line in whole_lines(after)]
+        run.add_metrics({"kind": "train", "step": step + 1})
+        assert run.read_metrics() == [*kept, {"kind": "train", "step": step + 1}]
+
+
+def test_rewinding_a_long_file_holds_and_reads_its_end_alone(tmp_path: Path) -> None:
+    run, steps = RunFolder(tmp_path), 10_000
+    lines = [json.dumps({"kind": "train", "step": step, "long": 500 * "-"}) + "\n" for step in range(1, steps + 1)]
+    run.metrics.write_text("".join(lines))
+    tracemalloc.start()
+    try:
+        run.rewind_metrics(steps - 100)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert run.metrics.read_text() == "".join(lines[:-100])
+    assert peak < run.metrics.stat().st_size / 2
 
 
 def test_best_leads_to_a_checkpoint(tmp_path: Path) -> None:
