@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import seed_folder
 from ecgray.finetuning.seed_run import CHOSEN, COMPLETE
 from ecgray.training.checkpoint import COMPLETE as MARKER
-from ecgray.training.checkpoint import fault_of
+from ecgray.training.checkpoint import fault_of, read_loop_state
 from ecgray.training.config import PretrainConfig
 from ecgray.training.model_folder import read_json
 from ecgray.training.run import RunFolder, is_locked
@@ -87,7 +88,7 @@ _KEEPS = {"checkpoints": "pretrain", "seeds": "finetune"}
 
 def _pretrained(folder: Path, values: dict[str, Any], environment: dict[str, Any]) -> RunRow:
     config, run = from_dict(PretrainConfig, values, where=str(folder / "config.json")), RunFolder(folder)
-    running, lines = is_locked(folder / "lock"), run.read_metrics()
+    running = is_locked(folder / "lock")
     found = ((re.fullmatch(r"step-(\d+)", one.name), one) for one in run.checkpoints.glob("step-*"))
     whole = {int(match[1]): one for match, one in found if match and (one / MARKER).is_file()}
     if not running:  # one that is going on replaces files while they are looked at
@@ -95,12 +96,15 @@ def _pretrained(folder: Path, values: dict[str, Any], environment: dict[str, Any
             if (fault := fault_of(one, hashes=False)) is not None:
                 raise EcgrayError(f"{one.name} is not whole: {fault}")
     saved = max(whole, default=0)
+    looked_at, best = _best_saved(whole)
+    lines = run.read_metrics(run.find_metrics(looked_at))
     done = max([saved, *(line["step"] for line in lines)]) if running else saved
     total = environment.get("steps") or config.training.steps
     state, note = _state(running, environment, complete=total is not None and saved >= total)
     if state == "finished" and not whole:
         raise EcgrayError("it ended, and no whole checkpoint is there")
     accuracies = [line["accuracy"] for line in lines if line.get("kind") == "validation"]
+    accuracies += [] if best is None else [best]
     return RunRow(
         path=folder,
         kind="pretrain",
@@ -113,6 +117,15 @@ def _pretrained(folder: Path, values: dict[str, Any], environment: dict[str, Any
         config_hash=str(environment.get("config_hash", "")),
         note=note,
     )
+
+
+def _best_saved(whole: Mapping[int, Path]) -> tuple[int, float | None]:
+    """(step, accuracy): the best validation up to that step, by the newest checkpoint whose state reads. Those after it
+    are in the metrics, which are too long to read them all."""
+    for step in sorted(whole, reverse=True):
+        with contextlib.suppress(EcgrayError):  # a run that is going on may just have removed it
+            return step, read_loop_state(whole[step]).best_accuracy
+    return 0, None
 
 
 def _finetuned(folder: Path, values: dict[str, Any], environment: dict[str, Any]) -> RunRow:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ecgray.cli import main
 from ecgray.finetuning.folder import read_config
 from ecgray.finetuning.protocol import finetune
 from ecgray.operations.run_list import RunRow, list_runs
+from ecgray.training.run import locked
 
 CINC2017 = Path(__file__).parents[1] / "data" / "cinc2017"
 SMALL = ["--model.width", "4", "--sampling.val-fraction", "0.3", "--sampling.frame-size", "256", "--training.threads"]
@@ -61,6 +63,33 @@ def test_a_finished_run(finished: Path) -> None:
     assert row.score == ("accuracy", max(json.loads(line)["accuracy"] for line in best), None)
     assert row.config_hash == json.loads((finished / "environment.json").read_text())["config_hash"]
     assert row.changed == (finished / "environment.json").stat().st_mtime
+
+
+def test_a_long_run_is_listed_by_its_end(run: Path) -> None:
+    """What came before the newest checkpoint is known from there, what came after it from the metrics."""
+    (state,) = run.glob("checkpoints/step-000004/loop.json")
+    metrics, before = run / "metrics.jsonl", row_of(run)
+    labels, *others = metrics.read_text().splitlines(keepends=True)
+    long = labels + 10_000 * (json.dumps({"kind": "train", "step": 1, "long": 500 * "-"}) + "\n") + "".join(others)
+    metrics.write_text(long)
+    tracemalloc.start()
+    try:
+        row = row_of(run)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (row.state, row.done, row.score) == (before.state, before.done, before.score)
+    assert peak < metrics.stat().st_size / 2
+    better = [json.dumps({"kind": "validation", "step": step, "accuracy": 2.0 + step}) + "\n" for step in (4, 6)]
+    metrics.write_text(long + better[0])
+    assert row_of(run).score == ("accuracy", 6.0, None)
+    with locked(run / "lock"):
+        metrics.write_text(long + "".join(better) + '{"kind": "vali')
+        assert (row_of(run).done, row_of(run).score) == (6, ("accuracy", 8.0, None))
+        state.unlink()
+        assert (row_of(run).done, row_of(run).score) == (6, ("accuracy", 8.0, None))
+        metrics.write_text(long)
+        assert (row_of(run).state, row_of(run).score) == ("running", before.score)
 
 
 def test_running_then_stopped_then_killed(small_archive: Path, tmp_path: Path) -> None:
