@@ -1,6 +1,6 @@
 """Beats and rhythms of all shards, answered for a block of windows at once.
 
-What a window holds is found where it lies: a coarse table leads to the right stretch of a shard's beats, a binary
+What a window holds is found where it lies: a coarse table leads to the right stretch of a shard's beats, a short
 search to the place in it, and the few beats of the window are counted one by one. The arrays stay memory-mapped and
 the tables are small, so that a shard of which 100 frames are asked costs no more than they do.
 """
@@ -22,7 +22,7 @@ from ecgray.shards.maps import Ints, Maps, Together, groups
 UNDEFINED = RHYTHMS.index("undefined")
 
 _FINEST_STRETCH = 9
-"""log2 of the samples in the shortest stretch of a table: about as long as the way from beat to beat."""
+"""log2 of the samples in the shortest stretch of a table: at 250 Hz it holds two or three beats."""
 _MOST_STRETCHES = 1 << 24
 """In the tables of an archive; from there on stretches are longer."""
 _WALKED = 8

@@ -204,7 +204,7 @@ class Maps:
         file = self._file(shard)
         if isinstance(file, RemoteFile):
             self._any_remote = True
-            _files_for_readers()
+            _files_for_readers()  # before the first of many is opened: it makes room for them
             stream = file.open()
             held = self._hold(shard, stream, file, path=None)._replace(reader=Reader(stream))
         else:
