@@ -223,6 +223,8 @@ class Maps:
         if shard not in self._learned:
             self._learn(shard, held.array)
             self._learned.add(shard)
+            # It has read all of the file, which would count as this process's memory from now on.
+            held.map.advise(mmap.MADV_DONTNEED)
         return held
 
     def _hold(self, shard: int, stream: BinaryIO, file: Path | RemoteFile, path: str | None) -> Held:
