@@ -20,7 +20,7 @@ from ecgray.shards.storage import is_remote, join, resolve
 from ecgray.training.config import PretrainConfig
 from ecgray.training.loaded import model_folder
 from ecgray.training.model_folder import WEIGHTS, ModelDescription, read_description
-from ecgray.training.run import read_config, run_hash
+from ecgray.training.run import RunFolder, read_config, run_hash
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """A pretrained network: the model folder that is used (a path or a URL), its description, the SHA-256 of its
-    weights, and the config of its run (None for a model folder outside a run)."""
+    weights, the config of its run and the step that it was chosen at (both None for a model folder outside a run)."""
 
     folder: str
     description: ModelDescription
     sha256: str
     config: PretrainConfig | None
+    chosen_at: int | None = None
 
     def origin(self) -> dict[str, Any]:
         """What a finetuning run keeps of it, since the pretraining run may be moved."""
@@ -44,6 +45,7 @@ class Pretrained:
             "manifest_hashes": list(self.description.manifest_hashes),
             "fs": self.description.fs,
             "config": None if self.config is None else to_dict(self.config),
+            "chosen_at": self.chosen_at,
         }
 
 
@@ -59,7 +61,17 @@ def open_pretrained(run: str | Path) -> Pretrained:
         description=read_description(folder),
         sha256=file_sha256(folder / WEIGHTS),
         config=read_config(folder.parents[1]) if in_run else None,
+        chosen_at=_chosen_at(folder) if in_run else None,
     )
+
+
+def _chosen_at(checkpoint: Path) -> int | None:
+    """The last step of those whose best the checkpoint is: its run's, where it is the run's best one, else its own."""
+    run, number = RunFolder(checkpoint.parents[1]), checkpoint.name.removeprefix("step-")
+    step = int(number) if number.isdecimal() else None
+    if step is None or run.best.resolve() != checkpoint:
+        return step
+    return max([step, *(line["step"] for line in run.read_metrics(run.find_metrics(step)))])
 
 
 def not_yet_trained(config: PretrainConfig, archive: Archive) -> Pretrained:

@@ -66,12 +66,13 @@ def read_environment(run: Path) -> dict[str, Any]:
 
 
 def _is_origin(origin: dict[str, Any]) -> bool:
-    hashes, config = origin.get("manifest_hashes", []), origin.get("config")
+    hashes, config, step = origin.get("manifest_hashes", []), origin.get("config"), origin.get("chosen_at")
     return (
         isinstance(origin.get("folder"), str)
         and isinstance(hashes, list)
         and all(isinstance(one, str) for one in hashes)
         and isinstance(config, (dict, type(None)))
+        and (step is None or (type(step) is int and 0 <= step < 2**53))
     )
 
 

@@ -21,7 +21,10 @@ FUTURE = {"context": (8, 16), "offset": (2, 8), "negatives": (4, 8, 16)}
 
 
 def suggest_pretraining(trial: BaseTrial) -> dict[str, Any]:
-    """Task, frame size, depth and learning rate; context, offset and negatives where the future is predicted."""
+    """Task, frame size, depth and learning rate; context, offset and negatives where the future is predicted.
+
+    Every network has four stages, also the ResNet-50 that predicts the future (of which Table 4 has three).
+    """
     task = trial.suggest_categorical("pretrain.task", list(BASES))
     frame = trial.suggest_categorical("pretrain.sampling.frame_size", [512, 2048, 4096])
     numbers = {}

@@ -26,19 +26,21 @@ from ecgray.training.published import fetched_run
 class Pretraining:
     """The run that a finetuning run started from, as far as it is still known.
 
-    config: None where neither the finetuning run nor the folder says it; step: of the checkpoint that was used, however
-    far its run went on; databases: names of its shard sets' databases, empty where these cannot be read.
+    config: None where neither the finetuning run nor the folder says it; chosen_at: the last step of those whose best
+    checkpoint was used; databases: names of its shard sets' databases, empty where these cannot be read.
     """
 
     folder: str
     config: PretrainConfig | None
-    step: int | None
+    chosen_at: int | None
     databases: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int | None:
-        """Frames that the checkpoint was trained on."""
-        return None if self.config is None or self.step is None else self.step * self.config.training.batch_size
+        """Frames that the run had been trained on when its checkpoint was chosen (papers.md W11, W59)."""
+        if self.config is None or self.chosen_at is None:
+            return None
+        return self.chosen_at * self.config.training.batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +228,7 @@ def _pretraining(origin: Any) -> Pretraining | None:
     parent, _, name = str(origin["folder"]).rpartition("/")
     run = parent.removesuffix("/checkpoints") if parent.endswith("/checkpoints") else str(origin["folder"])
     step = name.removeprefix("step-")
+    chosen_at = origin.get("chosen_at", int(step) if step.isdigit() else None)
     config = None
     with contextlib.suppress(EcgrayError):
         stored = origin.get("config") or read_json(Path(run, "config.json"))
@@ -233,7 +236,7 @@ def _pretraining(origin: Any) -> Pretraining | None:
     return Pretraining(
         folder=run,
         config=config,
-        step=int(step) if step.isdigit() else None,
+        chosen_at=chosen_at,
         databases=_databases(config.data.shards) if config is not None else (),
     )
 

@@ -25,7 +25,6 @@ SPEED_ONLY = (
     "training.threads",
     "training.accumulation",
     "training.log_every",
-    "training.validate_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "sampling.lanes",

@@ -58,14 +58,14 @@ class SamplingConfig:
     """Budget that training.steps defaults to: frames of each training patient (papers.md W11)."""
     frames_per_visit: int = 128
     """Frames that a patient gives in each pass."""
-    pool_patients: int = 32
-    """Visits shuffled together."""
+    pool_patients: int = 16
+    """Visits shuffled together, and whose records negatives are from (papers.md W12, W32)."""
     lanes: int = 8
     """Independent streams of frames; the most workers that can share the run."""
     val_fraction: float = 0.05
     """Share of patients held out (papers.md W8)."""
     val_frames_per_patient: int = 128
-    """Frames of each held-out patient in the fixed validation set (papers.md W9)."""
+    """Frames of each held-out patient in the fixed validation set, as many as of a visit (papers.md W9)."""
     seed: int = 0
     """What the split and all frames are drawn from."""
 

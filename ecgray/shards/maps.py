@@ -28,7 +28,7 @@ _HELD = 4096
 """Maps of files on this machine that are kept; the kernel gives a process 65,530 in all."""
 _HELD_REMOTE = 1024
 """Maps of files in the node's cache: each keeps a descriptor open, and the space of its file from being freed. A block
-of frames touches 512 shards where pools meet."""
+of frames touches 256 shards where pools meet."""
 _EVICTED_S = 1.0
 """How often it is looked which of them were evicted, so that their space is free."""
 _SHARES = 16

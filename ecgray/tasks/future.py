@@ -27,8 +27,8 @@ class FuturePrediction(Task):
     """Frames after them that nobody sees, before the one to be found."""
     negatives: int = 8
     """Frames of the pool's patients among which it stands."""
-    exclude_record: bool = True
-    """Whether no negative is from the positive's own record (the published code excludes nothing)."""
+    exclude_record: bool = False
+    """Whether no negative is from the positive's own record; the published code excludes nothing (papers.md W32)."""
     logit_scale: Literal["head", "model"] = "head"
     """The root of what attention logits are divided by: a head's width, or the model's (the published code)."""
 

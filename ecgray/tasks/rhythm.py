@@ -24,6 +24,9 @@ class Rhythm(AnnotatedTask):
     noise), and undefined where none of the four covers any of the frame; rhythms are half-open zones.
     code: the longest of undefined, AFib and AFlut if there is any of them, else the longer of noise and normal, else
     undefined, ties the first; each beat carries the rhythm of its zone back to the beat before it.
+
+    The paper's noise is in the raw release of Icentia11K alone: in WFDB files it has no annotation (papers.md W6), so
+    that noise with a zone of another rhythm beside it is labelled by that, and without one is undefined.
     """
 
     name: ClassVar[str] = "rhythm"

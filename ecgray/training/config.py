@@ -40,7 +40,8 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """Adam with framework defaults (papers.md W56); the published code's are beta2 .98 and eps 1e-9 (W57)."""
+    """Adam with PyTorch's defaults (papers.md W56; TensorFlow's have eps 1e-7). The published code of pretraining has
+    beta2 .98 and eps 1e-9 (W57)."""
 
     learning_rate: float = 1e-3
     """Adam's step size."""
@@ -100,8 +101,8 @@ class TrainingConfig:
     """Of forward and backward pass: float32, or bfloat16 autocast."""
     compile: bool = False
     """Compile the network with torch.compile."""
-    validate_every: int = 500
-    """Steps between validations."""
+    validate_every: int = 2_000
+    """Steps between validations, one of which decides which checkpoint is the best (papers.md W59)."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: int = 3

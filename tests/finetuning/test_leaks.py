@@ -20,6 +20,7 @@ from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.evaluate import evaluate
 from ecgray.finetuning.folder import seed_folder
+from ecgray.finetuning.pretrained import open_pretrained
 from ecgray.finetuning.protocol import finetune
 from ecgray.models.base import Model
 from ecgray.models.classifier import Classifier
@@ -79,6 +80,24 @@ def test_starts_from_the_pretrained_encoder_and_records_its_origin(
     assert after["head.weight"].shape[0] == 4
     origin = json.loads((finetuned / "environment.json").read_text())["pretrained"]
     assert origin["test_records_compared"] is True and origin["fs"] == 100.0
+
+
+def test_a_best_checkpoint_was_chosen_among_all_of_its_run_and_a_named_one_by_who_names_it(
+    others: Path, tmp_path: Path
+) -> None:
+    run = pretraining_run(tmp_path / "pretrained", others)
+    shutil.copytree(run / "checkpoints" / "step-000001", run / "checkpoints" / "step-000003")
+    lines = [{"kind": "validation", "step": step, "accuracy": 1 / step} for step in (1, 2, 3, 4)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "train", "st')
+    assert open_pretrained(run).origin()["chosen_at"] == 4
+    assert open_pretrained(run / "checkpoints" / "step-000001").chosen_at == 4, "which is the best one"
+    assert open_pretrained(run / "checkpoints" / "step-000003").chosen_at == 3
+    (run / "metrics.jsonl").unlink()
+    assert open_pretrained(run).chosen_at == 1
+    (run / "best").unlink()
+    assert open_pretrained(run / "checkpoints" / "step-000001").chosen_at == 1
+    shutil.copytree(run / "checkpoints" / "step-000001", tmp_path / "model")
+    assert open_pretrained(tmp_path / "model").chosen_at is None, "a model folder outside a run"
 
 
 def test_a_planted_leak_is_refused_with_the_list(labelled: Path, others: Path, small: Small, tmp_path: Path) -> None:

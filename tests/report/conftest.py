@@ -41,6 +41,7 @@ def write_fake_run(
     recipe: str = "weimann2021_cinc2017",
     pretraining: str | None = None,
     steps: int = 400,
+    chosen_at: int | None = None,
     records: pd.DataFrame | int = 600,
     shards: str = "/nowhere/shards",
     seeds: int = 3,
@@ -66,7 +67,9 @@ def write_fake_run(
     folder.mkdir(parents=True, exist_ok=True)
     hashes = [manifest.hash for manifest in open_archive([shards]).manifests] if Path(shards).is_dir() else ["fake"]
     sources = {"manifest_hashes": hashes, "test": "own", "pretrained": start and "sha"}
-    origin = {"folder": f"{start}/checkpoints/step-{steps:06d}", "sha256": "sha"} if start else None
+    origin: dict[str, Any] | None = None
+    if start is not None:
+        origin = {"folder": f"{start}/checkpoints/step-{steps:06d}", "sha256": "sha", "chosen_at": chosen_at or steps}
     environment = describe_environment() | {
         "config_hash": run_hash(config, sources),
         "manifest_hashes": hashes,

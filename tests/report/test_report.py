@@ -181,6 +181,12 @@ def test_full_budget_on_all_records_has_no_caveat_but_the_split(tmp_path: Path, 
     assert "signals of none cannot be shown" in text.lower()
 
 
+def test_the_best_checkpoint_of_a_whole_pretraining_has_no_caveat_wherever_it_lies(tmp_path: Path, fake: Any) -> None:
+    options = {"records": 300, "pretraining": "weimann2021_beat", "chosen_at": 1_337_600}
+    run = fake(tmp_path / "run", steps=1_200_000, **options)
+    assert not any("frames" in words for words in make_tables([read_run(run)]).rows[0].caveats)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -190,6 +196,10 @@ def test_full_budget_on_all_records_has_no_caveat_but_the_split(tmp_path: Path, 
         ({"seeds": 3}, "3 of 10 seeds"),
         ({"seeds": 4, "finished": 2}, "2 of 10 seeds"),
         ({"pretraining": "weimann2021_beat", "steps": 50}, "pretrained on 1,600 of 42.8 million frames"),
+        (
+            {"pretraining": "weimann2021_beat", "steps": 50, "chosen_at": 75},
+            "pretrained on 2,400 of 42.8 million frames",
+        ),
         ({"pretraining": "weimann2021_beat", "changes": {"freeze_blocks": 2}}, "freeze_blocks 2 instead of 0"),
         ({"changes": {"model": replace(MODELS["resnet18"], width=8)}}, "model.width 8 instead of 64"),  # type: ignore[type-var]
     ],
@@ -227,7 +237,7 @@ def test_every_recipe_used_as_it_is_stands_beside_its_own_row(name: str) -> None
     recipe, nothing = RECIPES[name], pd.DataFrame({"database": [], "record": [], "split": []})
     before: Any = None if recipe.pretrained_by is None else RECIPES[recipe.pretrained_by].make()
     config: Any = replace(recipe.make(), pretrained=None if before is None else "/run")
-    start = Pretraining(folder="/run", config=before, step=1)
+    start = Pretraining(folder="/run", config=before, chosen_at=1)
     run = Run(
         folder=Path("/run"),
         config=config,

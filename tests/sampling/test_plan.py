@@ -256,7 +256,7 @@ def test_a_million_records_cost_an_index(make_archive, beat):
     archive = make_archive(np.arange(n) // 25, np.full(n, 1_048_577), labels=[()] * n)
     plan = make_plan(archive, SamplingConfig(), beat, 256)
     record, start = plan.frames(10**9, 10**9 + 32, range(8))
-    assert len(record) == 8192 and len(np.unique(archive.patient[record])) > 200
+    assert len(record) == 8192 and len(np.unique(archive.patient[record])) > 120  # of 8 x 16
     assert start.max() > 2**19
 
 
