@@ -26,12 +26,14 @@ from ecgray.training.published import fetched_run
 class Pretraining:
     """The run that a finetuning run started from, as far as it is still known.
 
-    config: None where neither the finetuning run nor the folder says it; chosen_at: the last step of those whose best
-    checkpoint was used; databases: names of its shard sets' databases, empty where these cannot be read.
+    config: None where neither the finetuning run nor the folder says it; step: of the checkpoint that was used;
+    chosen_at: the last step of those whose best it was; databases: names of its shard sets' databases, empty where
+    these cannot be read.
     """
 
     folder: str
     config: PretrainConfig | None
+    step: int | None
     chosen_at: int | None
     databases: tuple[str, ...] = ()
 
@@ -227,8 +229,8 @@ def _pretraining(origin: Any) -> Pretraining | None:
         return None
     parent, _, name = str(origin["folder"]).rpartition("/")
     run = parent.removesuffix("/checkpoints") if parent.endswith("/checkpoints") else str(origin["folder"])
-    step = name.removeprefix("step-")
-    chosen_at = origin.get("chosen_at", int(step) if step.isdigit() else None)
+    number = name.removeprefix("step-")
+    step = int(number) if number.isdecimal() else None
     config = None
     with contextlib.suppress(EcgrayError):
         stored = origin.get("config") or read_json(Path(run, "config.json"))
@@ -236,7 +238,8 @@ def _pretraining(origin: Any) -> Pretraining | None:
     return Pretraining(
         folder=run,
         config=config,
-        chosen_at=chosen_at,
+        step=step,
+        chosen_at=origin.get("chosen_at", step),
         databases=_databases(config.data.shards) if config is not None else (),
     )
 

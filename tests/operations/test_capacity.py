@@ -52,7 +52,7 @@ def test_by_hand() -> None:
     assert n.step_s == n.storage_s and n.limit == "the storage"
     assert n.frames_per_s == pytest.approx(2048 / n.storage_s)
     assert n.read_bytes_per_s == pytest.approx(2e9)  # all that the node can read
-    assert n.validation_s == pytest.approx(11 * 70_400 / 64 / 3200)  # 10 times 2,000 steps and the end; 550 x 128 frames
+    assert n.validation_s == pytest.approx(11 * 70_400 / 64 / 3200)  # 10 x 2,000 steps, the end; 550 x 128 frames
     seconds = 20_900 * n.step_s + n.validation_s
     assert n.hours == pytest.approx(seconds / 3600)
     assert n.cost == pytest.approx(n.hours * 64 * 2.5)

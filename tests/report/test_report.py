@@ -185,6 +185,10 @@ def test_the_best_checkpoint_of_a_whole_pretraining_has_no_caveat_wherever_it_li
     options = {"records": 300, "pretraining": "weimann2021_beat", "chosen_at": 1_337_600}
     run = fake(tmp_path / "run", steps=1_200_000, **options)
     assert not any("frames" in words for words in make_tables([read_run(run)]).rows[0].caveats)
+    assert (
+        "checkpoint of step 1,200,000, the best of 1,337,600 steps:"
+        in write_report([run], tmp_path / "out").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +241,7 @@ def test_every_recipe_used_as_it_is_stands_beside_its_own_row(name: str) -> None
     recipe, nothing = RECIPES[name], pd.DataFrame({"database": [], "record": [], "split": []})
     before: Any = None if recipe.pretrained_by is None else RECIPES[recipe.pretrained_by].make()
     config: Any = replace(recipe.make(), pretrained=None if before is None else "/run")
-    start = Pretraining(folder="/run", config=before, chosen_at=1)
+    start = Pretraining(folder="/run", config=before, step=1, chosen_at=1)
     run = Run(
         folder=Path("/run"),
         config=config,
