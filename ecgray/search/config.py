@@ -31,7 +31,7 @@ class SearchConfig:
     """Macro F1 on validation, mean over the finetuning seeds; or that and the trial's device-seconds."""
     early_stopping: bool = True
     """Whether a trial that falls behind in pretraining is stopped."""
-    reduction: int = 4
+    reduction: int = 5
     """A trial goes on where it is among the best 1 / reduction seen at a rung."""
     rungs: int = 1
     """How often a trial is judged: after steps / reduction**rungs, ..., steps / reduction of its steps."""
