@@ -46,7 +46,7 @@ def command(root: Path, *words: str, kill_when: str | None = None) -> float:
     print("$ ecgray", *words, flush=True)
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ecgray.cli", *words],
+        [sys.executable, "-m", "ecgray", *words],
         env=os.environ | {"ECGRAY_CACHE": cache},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -66,7 +66,7 @@ def cluster(module: Any, root: Path, cores: list[int]) -> Iterator[Any]:
 
 def start(hosts: Any, shards: Path, run: RunFolder, steps: int) -> subprocess.Popen[bytes]:
     words = [
-        "RAY_ADDRESS=auto exec python -m ecgray.cli pretrain weimann2021_beat",
+        "RAY_ADDRESS=auto exec python -m ecgray pretrain weimann2021_beat",
         f"--data {shards} --out {run.path} --workers 2 --model.width 16 --sampling.val-fraction 0.2",
         f"--training.steps {steps} --training.checkpoint-every 50 --training.validate-every {steps}",
         "--training.log-every 1 --training.threads 1",

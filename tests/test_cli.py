@@ -94,6 +94,12 @@ assert "ray" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_as_a_module() -> None:
+    words = [sys.executable, "-m", "ecgray", "ingst"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("ecgray: The command must be a known name, got 'ingst'")
+
+
 FIRST = {
     "ingest": list(DATABASES),
     "pretrain": ["weimann2021_beat --objective focal", "weimann2021_future"],

@@ -179,7 +179,7 @@ def stop_node(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_broken_cluster(broken: dict[str, Any], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ecgray.cli", "doctor", "--storage", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "ecgray", "doctor", "--storage", str(tmp_path), "--json"]
     done = subprocess.run(command, env=broken["environment"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2, done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)}

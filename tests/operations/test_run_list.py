@@ -96,7 +96,7 @@ def test_running_then_stopped_then_killed(small_archive: Path, tmp_path: Path) -
     """One run, asked to stop and resumed, then killed: by its lock, and by what it last said."""
     out = tmp_path / "run"
     for ending, state, note in ((signal.SIGTERM, "stopped", ""), (signal.SIGKILL, "stopped", "killed")):
-        command = [sys.executable, "-m", "ecgray.cli", *words(small_archive, out, 100_000), "--training.log-every", "2"]
+        command = [sys.executable, "-m", "ecgray", *words(small_archive, out, 100_000), "--training.log-every", "2"]
         process = subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             before = row_of(out).done or 0 if out.exists() else 0

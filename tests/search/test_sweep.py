@@ -62,7 +62,7 @@ def test_a_killed_sweep_goes_on(small_archive: Path, labelled_shards: Path, tmp_
     out = tmp_path / "sweep"
     words = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]
     words += ["--data", str(small_archive), "--downstream", str(labelled_shards), "--out", str(out)]
-    command = [sys.executable, "-m", "ecgray.cli", "sweep", "weimann2021_pretraining", *words]
+    command = [sys.executable, "-m", "ecgray", "sweep", "weimann2021_pretraining", *words]
     with open(tmp_path / "driver.log", "w") as log:
         driver = subprocess.Popen(command, stdout=log, stderr=log)
     try:

@@ -22,7 +22,7 @@ def test_a_signal_to_the_driver_stops_all_workers_and_two_end_it(small_archive: 
     words = ["--sampling.frame-size", "256", "--sampling.frames-per-visit", "16", "--sampling.pool-patients", "3"]
     words += ["--sampling.val-fraction", "0.25", "--model.width", "8", "--training.log-every", "1"]
     words += ["--training.checkpoint-every", "100000", "--training.validate-every", "100000", "--training.threads", "1"]
-    command = [sys.executable, "-m", "ecgray.cli", "pretrain", "weimann2021_beat", "--data", str(small_archive)]
+    command = [sys.executable, "-m", "ecgray", "pretrain", "weimann2021_beat", "--data", str(small_archive)]
     command += ["--out", str(run.path), *words, "--workers", "2", "--backend", "local", "--resume"]
 
     def driver(steps: int) -> subprocess.Popen[str]:

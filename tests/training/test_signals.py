@@ -158,7 +158,7 @@ def test_ctrl_c_at_the_command_line_and_resume(small_archive: Path, tmp_path: Pa
     words = [f"--{name}={value}" for name, value in (fields | {"model.width": 8}).items()]
 
     def command(run: str, steps: int, *more: str) -> list[str]:
-        start = [sys.executable, "-m", "ecgray.cli", "pretrain", "weimann2021_beat", "--data", str(small_archive)]
+        start = [sys.executable, "-m", "ecgray", "pretrain", "weimann2021_beat", "--data", str(small_archive)]
         return [*start, "--out", str(tmp_path / run), *words, "--training.steps", str(steps), *more]
 
     run = RunFolder(tmp_path / "stopped")

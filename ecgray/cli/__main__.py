@@ -1,7 +1,0 @@
-"""``python -m ecgray.cli``."""
-
-import sys
-
-from ecgray.cli import main
-
-sys.exit(main())
