@@ -77,10 +77,12 @@ def _check_sides(part: pd.DataFrame, own_test: bool, seed: int) -> None:
     needed = ["train", "val", "test"] if own_test else ["train", "val"]
     counts = part["split"].value_counts()
     empty = [name for name in needed if not counts.get(name, 0)]
-    if empty or part.loc[part["split"] == "train", "label"].nunique() < 2:
+    classes = part.loc[part["split"] == "train", "label"].nunique()
+    if empty or classes < 2:
+        got = ", ".join(f"{name} {counts.get(name, 0)}" for name in needed)
         raise EcgrayError(
-            f"Every split needs records, and training two classes, got {dict(counts)} for seed {seed}; "
-            "use more records or larger fractions."
+            f"Every split needs records, and training two classes, got of seed {seed} as records {got}, "
+            f"as classes in training {classes}; use more records or larger fractions."
         )
     side = part[part["split"] != "unused"].assign(owner=_owners(part[part["split"] != "unused"]))
     shared = side[side.groupby("owner")["split"].transform("nunique") > 1]

@@ -156,7 +156,8 @@ def test_class_names() -> None:
 def test_refusals() -> None:
     with pytest.raises(EcgrayError, match="two classes"):
         make_splits(table(["N"] * 30), None, config())
-    with pytest.raises(EcgrayError, match="Every split needs records"):
+    said = "got of seed 0 as records train 2, val 0, test 0, as classes in training 2; use more records"
+    with pytest.raises(EcgrayError, match=said):
         make_splits(table(["N", "A"]), None, config())
     with pytest.raises(EcgrayError, match="at most 1"):
         replace(config(), protocol=ProtocolConfig(test_fraction=0.3))
