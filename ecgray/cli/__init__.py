@@ -54,6 +54,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "pretrain": ("pretrain a network by a recipe", runs.pretrain),
     "finetune": ("finetune it on labelled records, several seeds", runs.finetune),
     "evaluate": ("score a finetuning run on records it has not seen", runs.evaluate),
+    "predict": ("what a finetuning run says of any recordings", runs.predict),
     "sweep": ("search for the settings whose network finetunes best", search.sweep),
     "report": ("the paper's table, ours beside it", runs.report),
     "runs": ("list the runs in a folder", operations.runs),

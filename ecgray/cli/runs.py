@@ -127,6 +127,33 @@ def evaluate(words: list[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Say what a finetuning run makes of recordings, labelled or not: class and probabilities, mean over its seeds.
+
+    A recording longer than the network's input gives a row for each window of that length.
+    """
+
+    run: tyro.conf.Positional[str]
+    """Finetuning run."""
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    """WFDB records and folders of them, or one shard set."""
+    out: str
+    """New table, .csv or .parquet, or a URL (s3://, gs://)."""
+    lead: str | None = None
+    """Name of the lead to take of every record, for records that have several."""
+
+
+def predict(words: list[str]) -> None:
+    from ecgray.finetuning.predict import predict as run
+    from ecgray.finetuning.predict import summary
+
+    c = parse(Predict, "predict", words)
+    table = run(c.run, c.paths, c.out, lead=c.lead)
+    print(c.out)
+    print(summary(table))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Write the paper's table with our numbers beside it, from stored runs; or the report of a sweep."""
 

@@ -46,7 +46,7 @@ class Folder(Database):
 
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
-        paths = _headers(root)
+        paths = headers(root)
         if not paths:
             raise other_layout(root, self.name, "WFDB headers (.hea), in it or below it")
         suffix = f".{self.annotator}"
@@ -80,7 +80,8 @@ class Folder(Database):
         )
 
 
-def _headers(root: Path) -> list[Path]:
+def headers(root: Path) -> list[Path]:
+    """Paths, without suffix, of the WFDB records under ``root``, subfolders included, sorted."""
     return sorted(
         Path(folder, name[:-4]) for folder, _, names in os.walk(root) for name in names if name.endswith(".hea")
     )

@@ -42,12 +42,13 @@ def read_record(
     beat_symbols: Mapping[str, str],
     rhythm_names: Mapping[str, str],
     lead: str | None = None,
-    annotator: str = "atr",
+    annotator: str | None = "atr",
     complete: bool = False,
     attributes: Mapping[str, Any] | None = None,
     header: Header | None = None,
 ) -> Record:
-    """The record of a reference, with the annotations of the file that has the suffix ``annotator``, if there is one.
+    """The record of a reference, with the annotations of the file that has the suffix ``annotator``, if there is one;
+    None reads none.
 
     ``lead`` picks one lead by its name; None takes every lead that is a voltage. ``complete``: the files name every
     beat, so that one without beats (but not an empty one) says that there are none. ``header`` saves reading it twice.
@@ -72,7 +73,7 @@ def _read(
     beat_symbols: Mapping[str, str],
     rhythm_names: Mapping[str, str],
     lead: str | None,
-    annotator: str,
+    annotator: str | None,
     complete: bool,
     attributes: Mapping[str, Any],
     header: Header | None,
@@ -82,8 +83,8 @@ def _read(
     signal = read_signal(reference.path, header, leads)
     samples = signal.values.shape[1]
     found: dict[str, Any] = {}
-    file = refuse_outside(reference.path.parent, f"{reference.path.name}.{annotator}")
-    if file.is_file():
+    file = annotator and refuse_outside(reference.path.parent, f"{reference.path.name}.{annotator}")
+    if file and file.is_file():
         every = wfdb_annotations.read_annotations(file).at_fs(header.fs)
         annotations = every.within(samples)
         count = len(every.sample)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
+from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config, seed_folder, write_json_atomically, write_parquet_atomically
 from ecgray.finetuning.labelled import open_labelled, refuse_overlap
 from ecgray.finetuning.prepare import Preprocessing, prepare
@@ -33,34 +36,28 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
     Raises EcgrayError, before anything is written, for records that the run has trained, validated or tested on, or
     was pretrained on (by name or signal, with the list), for labels that are no class of it, and for other leads.
     """
-    place = resolve(run) if is_remote(run) else str(Path(run).expanduser().absolute())
     out = resolve(out) if is_remote(out) else Path(out).expanduser().absolute()
-    run = fetched_run(place) if is_remote(place) else Path(place)
-    config = read_config(run)
-    seeds = [seed for seed in config.protocol.seed_numbers if is_complete(seed_folder(run, seed))]
-    if not seeds:
-        raise EcgrayError(f"A run must have a finished seed to be evaluated, got none in {place}; go on with --resume.")
+    finished = finished_run(run)
+    place, description = finished.place, finished.description
     if bool(list_files(out)) if isinstance(out, str) else out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise EcgrayError(
             f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
         )
     given = open_labelled(data)
-    splits = read_splits(run / "splits.parquet")
+    splits = read_splits(finished.folder / "splits.parquet")
     used = splits[splits["split"] != "unused"].drop_duplicates(["database", "record"])
     refuse_overlap(given.records, used, f"the records that {place} has used")
-    environment = read_environment(run)
+    environment = read_environment(finished.folder)
     origin, compared = environment.get("pretrained"), None
     if origin is not None:
         compared = refuse_pretraining_records(given.records, given.archive, origin)
-    networks = [read_model(seed_folder(run, seed)) for seed in seeds]
-    description = networks[0][1]
     archive = given.archive.in_order(description.leads)
     class_indices(given.records["label"], description.classes)
     signals = prepare(archive, given.records["index"].to_numpy(np.int64), stored_preprocessing(description))
     rows = np.arange(len(signals))
     parts = []
-    for seed, (network, _) in zip(seeds, networks, strict=True):
-        probability = predict(network.to(best_device()), signals, rows, config)
+    for seed, network in zip(finished.seeds, finished.networks, strict=True):
+        probability = predict(network, signals, rows, finished.config)
         table = given.records.assign(seed=seed, split="test")
         parts.append(prediction_table(table, probability, description.classes))
     predictions = pd.concat(parts, ignore_index=True)
@@ -79,6 +76,32 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
         write_json_atomically(folder / "scores.json", score_predictions(predictions, description.classes))
         write_json_atomically(folder / "evaluation.json", details | describe_environment())
     return out
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finetuning run at ``place`` (a path or a URL), to be read in ``folder``: the networks of its finished seeds, on
+    the best device, and what all of them share."""
+
+    place: str
+    folder: Path
+    config: FinetuneConfig
+    seeds: tuple[int, ...]
+    networks: tuple[nn.Module, ...]
+    description: ModelDescription
+
+
+def finished_run(run: Path | str) -> FinishedRun:
+    """The finetuning run at a path or URL. Raises EcgrayError for another folder, and where no seed has finished."""
+    place = resolve(run) if is_remote(run) else str(Path(run).expanduser().absolute())
+    folder = fetched_run(place) if is_remote(place) else Path(place)
+    config = read_config(folder)
+    seeds = tuple(seed for seed in config.protocol.seed_numbers if is_complete(seed_folder(folder, seed)))
+    if not seeds:
+        raise EcgrayError(f"A run must have a finished seed to be evaluated, got none in {place}; go on with --resume.")
+    models = [read_model(seed_folder(folder, seed)) for seed in seeds]
+    networks = tuple(network.to(best_device()) for network, _ in models)
+    return FinishedRun(place, folder, config, seeds, networks, models[0][1])
 
 
 def stored_preprocessing(description: ModelDescription) -> Preprocessing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from scipy.signal import resample_poly
 
 from ecgray.shards.archive import Archive
+from ecgray.shards.resample import resampling_ratio
 
 _RECORDS_AT_ONCE = 128
 
@@ -45,19 +45,27 @@ def prepare(archive: Archive, index: npt.NDArray[np.int64], how: Preprocessing) 
             skip = max(int(length) - needed, 0) // ratio.denominator * ratio.denominator
             start = skip if how.padding == "before" else 0
             cut = archive.cut(record, np.full(len(record), start), int(length) - skip)
-            gain, baseline = archive.gain[record][:, :, None], archive.baseline[record][:, :, None]
-            signal = (((cut - baseline) / gain - how.mean_mv) / how.sd_mv).astype(np.float32)
-            if ratio != 1:
-                signal = resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1)
-            if how.padding == "before":
-                kept = signal[..., -how.length_samples :]
-                out[rows, :, how.length_samples - kept.shape[-1] :] = kept
-            else:
-                kept = signal[..., : how.length_samples]
-                out[rows, :, : kept.shape[-1]] = kept
+            out[rows] = to_length(at_rate(cut, archive.gain[record], archive.baseline[record], archive.fs, how), how)
     return out
 
 
-def resampling_ratio(fs_from: float, fs_to: float) -> Fraction:
-    """Up / down factors between two rates in Hz."""
-    return Fraction(fs_to).limit_denominator(1000) / Fraction(fs_from).limit_denominator(1000)
+def at_rate(
+    cut: npt.NDArray[np.int16],
+    gain: npt.NDArray[np.float32],
+    baseline: npt.NDArray[np.float32],
+    fs: float,
+    how: Preprocessing,
+) -> npt.NDArray[np.float32]:
+    """(n, leads, samples) ADC units at ``fs`` Hz, standardised and at ``how.fs``; gain, baseline: (n, leads)."""
+    ratio = resampling_ratio(fs, how.fs)
+    signal = (((cut - baseline[:, :, None]) / gain[:, :, None] - how.mean_mv) / how.sd_mv).astype(np.float32)
+    return signal if ratio == 1 else resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1)
+
+
+def to_length(signal: npt.NDArray[np.float32], how: Preprocessing) -> npt.NDArray[np.float32]:
+    """(..., samples) as (..., how.length_samples): padded, or cut at the padding's side."""
+    length = how.length_samples
+    missing = max(length - signal.shape[-1], 0)
+    before = how.padding == "before"
+    kept = signal[..., -length:] if before else signal[..., :length]
+    return np.pad(kept, [(0, 0)] * (signal.ndim - 1) + [(missing, 0) if before else (0, missing)])

@@ -14,7 +14,7 @@ from ecgray.databases.record import Record, RecordRefused
 from ecgray.databases.wfdb_header import MAX_VALUES
 from ecgray.databases.wfdb_signal import to_int16
 
-_LARGEST_TERM = 50_000
+LARGEST_TERM = 50_000
 """Of the ratio of two rates: the filter has twenty times as many taps, 8 MB."""
 
 
@@ -56,6 +56,12 @@ def resample(record: Record, fs: float) -> Record:
     )
 
 
+def resampling_ratio(fs_from: float, fs_to: float) -> Fraction:
+    """Up / down factors between two rates in Hz, each taken to a thousandth's fraction: for signals that are only
+    looked at, where ``resample`` keeps positions."""
+    return Fraction(fs_to).limit_denominator(1000) / Fraction(fs_from).limit_denominator(1000)
+
+
 def _ratio(fs: float, record: Record) -> Fraction:
     """New samples per old one."""
     samples = record.signal.shape[1]
@@ -63,14 +69,14 @@ def _ratio(fs: float, record: Record) -> Fraction:
         raise RecordRefused("a single sample cannot be resampled")
     # Of the decimals that headers and people write, not of the binary numbers nearest to them.
     ratio = exact = Fraction(str(float(fs))) / Fraction(str(float(record.fs)))
-    if max(exact.as_integer_ratio()) > _LARGEST_TERM:
+    if max(exact.as_integer_ratio()) > LARGEST_TERM:
 
         def drift(term: int) -> float:
             return float(abs(exact.limit_denominator(term) - exact) * samples)
 
-        term = 1 + bisect_left(range(1, _LARGEST_TERM), True, key=lambda index: drift(index) < 0.5)
+        term = 1 + bisect_left(range(1, LARGEST_TERM), True, key=lambda index: drift(index) < 0.5)
         ratio = exact.limit_denominator(term)
-        if drift(term) >= 0.5 or not 0 < ratio <= _LARGEST_TERM:
+        if drift(term) >= 0.5 or not 0 < ratio <= LARGEST_TERM:
             raise RecordRefused(
                 f"{samples} samples at {record.fs:.9g} Hz cannot be brought to {fs:.9g} Hz by a bounded filter;"
                 " correct the header's rate"

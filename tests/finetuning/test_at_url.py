@@ -16,6 +16,7 @@ from ecgray.errors import EcgrayError
 from ecgray.finetuning import seed_run
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.evaluate import evaluate
+from ecgray.finetuning.predict import predict
 from ecgray.finetuning.protocol import finetune
 from ecgray.report.report import write_report
 from ecgray.shards.storage import download, join, list_files, read_bytes, upload
@@ -107,4 +108,8 @@ def test_evaluation_at_a_url(
     assert list_files(out).keys() == {"predictions.parquet", "scores.json", "evaluation.json"}
     with pytest.raises(EcgrayError, match=f"must go into a new folder, got {out}, which is not empty"):
         evaluate(url, other, out)
+    table = predict(url, [other], f"{bucket}/said.csv")
+    assert read_bytes(f"{bucket}/said.csv").decode() == table.to_csv(index=False)
+    with pytest.raises(EcgrayError, match=r"said\.csv, which is there"):
+        predict(url, [other], f"{bucket}/said.csv")
     assert write_report([out], tmp_path / "report") == tmp_path / "report" / "report.html"

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
-from ecgray.finetuning.prepare import Preprocessing, prepare, resampling_ratio
+from ecgray.finetuning.prepare import Preprocessing, prepare
 from ecgray.shards.archive import open_archive
+from ecgray.shards.resample import resampling_ratio
 from tests.finetuning.conftest import make_records, write_shards
 
 

@@ -1,0 +1,181 @@
+"""Predictions of recordings as they lie: those of evaluate, window by window, and a reason for what cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+
+from ecgray.cli import main
+from ecgray.databases.folder import Folder
+from ecgray.databases.record import Record
+from ecgray.databases.wfdb_write import write_signal
+from ecgray.errors import EcgrayError
+from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig, ProtocolConfig
+from ecgray.finetuning.evaluate import evaluate
+from ecgray.finetuning.predict import predict
+from ecgray.finetuning.protocol import finetune
+from ecgray.models.resnet import ResNet
+from ecgray.shards.ingest import ingest
+from tests.finetuning.conftest import make_record, make_records, write_shards
+
+CLASSES = ["probability_N", "probability_A", "probability_O", "probability_~"]
+
+
+def write_files(folder: Path, records: Sequence[Record]) -> Path:
+    """Records of one lead as WFDB files, with their labels beside them."""
+    folder.mkdir(parents=True)
+    for record in records:
+        write_signal(folder / record.id, record.signal[0], record.fs, "200.0(0)/mV", "ECG")
+    rows = [f"{record.id},{record.labels[0]}" for record in records]
+    (folder / "labels.csv").write_text("\n".join(["record,label", *rows]) + "\n")
+    return folder
+
+
+def ingested(files: Path) -> Path:
+    shards = files.with_name(f"{files.name}-shards")
+    ingest(Folder(), files, shards, workers=0, progress=False)
+    return shards
+
+
+@pytest.fixture(scope="module", params=["before", "after"])
+def run(request: pytest.FixtureRequest, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of a network for 10 s at 100 Hz; records of 8 to 12 s are shorter and longer."""
+    config = FinetuneConfig(
+        recipe="test",
+        data=FinetuneDataConfig(shards=str(labelled), fs=100.0, seconds=10.0, padding=request.param),
+        protocol=ProtocolConfig(seeds=2, epochs=2, batch_size=8),
+        model=ResNet(width=4),
+    )
+    return Path(finetune(config, tmp_path_factory.mktemp("predict") / "run"))
+
+
+def test_probabilities_are_those_of_evaluate(run: Path, tmp_path: Path) -> None:
+    counts = {"N": 8, "A": 6, "O": 6}
+    native = write_files(tmp_path / "native", make_records(counts, first=5000))
+    other = write_files(tmp_path / "other", make_records(counts, first=6000, fs=130.0))
+    expected = [
+        pd.read_parquet(Path(evaluate(run, ingested(files), tmp_path / f"{files.name}-out")) / "predictions.parquet")
+        for files in (native, other)
+    ]
+    scored = pd.concat(expected).groupby("record")[CLASSES].mean()
+
+    table = predict(run, [native, other], tmp_path / "all.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "all.parquet"), table)
+    assert list(table) == ["record", "start_s", "end_s", "predicted", *CLASSES, "refused"]
+    assert table["refused"].isna().all()
+    windows = table.groupby("record").size()
+    assert set(windows) == {1, 2}, "records shorter and longer than the network's input"
+    before = json.loads((run / "config.json").read_text())["data"]["padding"] == "before"
+    scored_window = table.groupby("record").nth(-1 if before else 0).set_index("record")
+    assert len(scored_window) == 40
+    found = scored_window.loc[scored.index]
+    np.testing.assert_allclose(found[CLASSES], scored, rtol=0, atol=2e-6)
+    assert (found["predicted"] == scored.idxmax(axis=1).str.removeprefix("probability_")).all()
+
+    for files in (native, other):
+        of_set = predict(run, [f"{files}-shards"], tmp_path / f"{files.name}.parquet").set_index("record")
+        again = table[table["record"].isin(of_set.index)].set_index("record").loc[of_set.index.unique()]
+        pd.testing.assert_frame_equal(of_set, again, rtol=0, atol=2e-6)
+
+
+def test_a_long_recording_gives_a_row_per_window(run: Path, tmp_path: Path) -> None:
+    signal = np.concatenate([make_record(i, "A").signal for i in range(4)], axis=1)[:, :3512]
+    write_signal(tmp_path / "long", signal[0], 100.0, "200.0(0)/mV", "II")
+    for i, first in enumerate((0, 1000, 2000, 2512)):
+        write_signal(tmp_path / f"part{i}", signal[0, first : first + 1000], 100.0, "200.0(0)/mV", "II")
+    table = predict(run, [tmp_path / "long.hea"], tmp_path / "long.csv")
+    assert table["start_s"].tolist() == [0, 10, 20, 25.12] and table["end_s"].tolist() == [10, 20, 30, 35.12]
+    parts = predict(run, [tmp_path / f"part{i}" for i in range(4)], tmp_path / "parts.csv")
+    np.testing.assert_allclose(table[CLASSES], parts[CLASSES], rtol=0, atol=2e-6)
+    assert parts["end_s"].tolist() == [10] * 4
+    written = pd.read_csv(tmp_path / "long.csv", dtype=dict.fromkeys(CLASSES, "float32"))
+    assert (written[CLASSES] == table[CLASSES]).all(axis=None), "the table's numbers to the last bit"
+
+
+def test_what_cannot_be_used_is_named_and_the_others_predicted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write_files(tmp_path / "files", make_records({"N": 3}, first=5000))
+    (files / "labels.csv").write_text("what,ever\n")
+    (files / "R5000.atr").write_bytes(b"no annotations")
+    (files / "sub").mkdir()
+    (files / "sub" / "torn.hea").write_text("torn 1 100 1000\ntorn.dat 16 200/mV 16 0 0 0 0 ECG\n")
+    (files / "odd.hea").write_text("odd 1 99.999 1000\nR5001.dat 16 200/mV 16 0 0 0 0 ECG\n")
+    words = ["predict", str(run), str(files), str(files / "R5000"), "--out", str(tmp_path / "sub" / "out.csv")]
+    assert main(words) == 0
+    path, closing = capsys.readouterr().out.splitlines()
+    assert path == words[-1]
+    assert closing.startswith("3 of 5 records; 2 refused: odd (") and "sub/torn (" in closing
+    table = pd.read_csv(path).set_index("record")
+    assert sorted(table.index.unique()) == ["R5000", "R5001", "R5002", "odd", "sub/torn"]
+    assert "bounded filter" in table.loc["odd", "refused"]
+    bad = table.loc[["odd", "sub/torn"]]
+    assert bad.drop(columns="refused").isna().all(axis=None) and bad["refused"].notna().all()
+    good = table.drop(["odd", "sub/torn"])
+    assert good.drop(columns="refused").notna().all(axis=None) and good["refused"].isna().all()
+
+    assert main(words) == 2, "the table is there"
+    assert "which is there; give another --out" in capsys.readouterr().err
+    words = ["predict", str(run), str(files / "sub"), str(tmp_path / "none"), "--out", str(tmp_path / "bad.csv")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "0 of 2 records; 2 refused: torn (" in said and "none (the header (.hea) is missing" in said
+    assert not (tmp_path / "bad.csv").exists()
+
+
+def test_leads_by_name_or_as_asked(run: Path, tmp_path: Path) -> None:
+    first, second = (make_record(i, "A", seed=1).signal[0, :800] for i in (1, 2))
+    signals = {"one": {"V5": first}, "two": {"V5": first, "II": second}, "three": {"LEAD0": first, "II": second}}
+    for name, leads in signals.items():
+        wfdb.wrsamp(
+            name,
+            fs=100,
+            units=["mV"] * len(leads),
+            sig_name=list(leads),
+            d_signal=np.stack(list(leads.values()), axis=1),
+            fmt=["16"] * len(leads),
+            adc_gain=[200.0] * len(leads),
+            baseline=[0] * len(leads),
+            write_dir=str(tmp_path),
+        )
+    table = predict(run, [tmp_path], tmp_path / "names.csv").set_index("record")
+    assert "its leads are V5, II, the network's lead0; choose one with --lead" in table.loc["two", "refused"]
+    np.testing.assert_array_equal(table.loc["one", CLASSES], table.loc["three", CLASSES])
+    chosen = predict(run, [tmp_path], tmp_path / "chosen.csv", lead="II").set_index("record")
+    assert "it has no lead II" in chosen.loc["one", "refused"]
+    np.testing.assert_allclose(
+        chosen.loc["two", CLASSES].astype(float), chosen.loc["three", CLASSES].astype(float), atol=1e-6
+    )
+    taken = predict(run, [tmp_path / "two"], tmp_path / "taken.csv", lead="V5").set_index("record")
+    np.testing.assert_allclose(
+        taken.loc["two", CLASSES].astype(float), table.loc["one", CLASSES].astype(float), atol=1e-6
+    )
+
+
+def test_what_is_no_question(run: Path, labelled: Path, tmp_path: Path) -> None:
+    one, two = (write_files(tmp_path / name, make_records({"N": 1})) for name in ("one", "two"))
+    out = tmp_path / "out.csv"
+    for paths, said in (
+        ([], "got none"),
+        ([labelled, one], "or one shard set alone, got 2 places"),
+        ([one, two], "'R0000' twice"),
+        ([tmp_path / "out"], "header"),
+    ):
+        with pytest.raises(EcgrayError, match=said):
+            predict(run, paths, out)
+    with pytest.raises(EcgrayError, match=r"\.csv or \.parquet file, got .*out\.txt"):
+        predict(run, [one], tmp_path / "out.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EcgrayError, match="is empty"):
+        predict(run, [tmp_path / "empty"], out)
+    twelve = write_shards(tmp_path / "twelve", make_records({"N": 2}, leads=3))
+    with pytest.raises(EcgrayError, match="lead0, lead1, lead2"):
+        predict(run, [twelve], out, lead="aVR")
+    assert not out.exists()
+    assert len(predict(run, [twelve], out, lead="lead1")) >= 2
