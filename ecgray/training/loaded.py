@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.signal import resample_poly
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecgray.errors import EcgrayError
+from ecgray.shards.resample import LARGEST_TERM, resampling_ratio
 from ecgray.shards.storage import is_remote
 from ecgray.training.checkpoint import COMPLETE, fault_of, newest_checkpoint
 from ecgray.training.model_folder import DESCRIPTION, ModelDescription, read_json, read_model
@@ -19,6 +24,7 @@ class LoadedModel(nn.Module):
     """(batch, leads, samples) in mV at ``fs`` Hz to logits (batch, classes), with the preprocessing inside.
 
     A network that was trained on future prediction has no classes and gives its encoder's (batch, features) instead.
+    A finetuned network takes at most ``description.length_samples``, and refuses longer signals: give it windows.
 
     ``classes`` and ``leads`` in order; ``description`` and ``folder`` say where the network comes from.
     """
@@ -47,31 +53,66 @@ class LoadedModel(nn.Module):
         names = ("fs", "leads", "mean_mv", "sd_mv", "length_samples", "padding")
         return {name: getattr(self.description, name) for name in names}
 
-    def forward(self, signal_mv: Tensor) -> Tensor:
-        """Any floating point or integer type is taken. Raises EcgrayError for another number of axes or leads."""
+    def forward(self, signal_mv: Tensor | npt.NDArray[Any], fs: float | None = None) -> Tensor:
+        """A tensor or numpy array of any floating point or integer type is taken.
+
+        fs: the signal's rate in Hz where it is another than the network's; it is resampled as finetuning does, and no
+        gradient leads back through that. Raises EcgrayError for another number of axes or leads, a rate that cannot be
+        brought to the network's, and a signal that is longer than the network's input.
+        """
+        return self.network(self._input(signal_mv, fs))
+
+    def features(self, signal_mv: Tensor | npt.NDArray[Any], fs: float | None = None) -> Tensor:
+        """What the encoder makes of a signal as ``forward`` takes it: (batch, features), whatever it was trained on."""
+        encoder = self.network.get_submodule("encoder" if self.classes else "")
+        return encoder(self._input(signal_mv, fs))
+
+    def _input(self, signal_mv: Tensor | npt.NDArray[Any], fs: float | None) -> Tensor:
         leads = len(self.leads)
+        if isinstance(signal_mv, np.ndarray) and signal_mv.dtype.kind in "fiu":
+            signal_mv = torch.from_numpy(signal_mv.astype(np.float64))
+        if not isinstance(signal_mv, Tensor):
+            got = f"an array of {signal_mv.dtype}" if isinstance(signal_mv, np.ndarray) else type(signal_mv).__name__
+            raise EcgrayError(f"The signal must be a tensor or a numpy array of numbers, got {got}; make it one.")
         if signal_mv.ndim != 3 or signal_mv.shape[1] != leads or not signal_mv.shape[2]:
             raise EcgrayError(
                 f"The signal must be of shape (batch, {leads}, samples) in mV, got {tuple(signal_mv.shape)}; "
                 f"give the leads {', '.join(self.leads)} on axis 1."
             )
-        dtype = next(self.network.parameters()).dtype
-        return self.network(prepare(signal_mv.to(dtype), self.description))
+        weights = next(self.network.parameters())
+        return prepare(signal_mv.to(weights.device, weights.dtype), self.description, fs)
 
 
-def prepare(signal_mv: Tensor, description: ModelDescription) -> Tensor:
-    """(batch, leads, samples) mV to the network's input: standardised, then brought to its length with zeros.
+def prepare(signal_mv: Tensor, description: ModelDescription, fs: float | None = None) -> Tensor:
+    """(batch, leads, samples) mV to the network's input: standardised, resampled from ``fs`` Hz (None: the network's
+    own rate), then brought to its length with zeros.
 
-    Padding "before" keeps the last samples of a signal that is too long, "after" the first (papers.md W61, W62).
+    Raises EcgrayError for a longer signal. Finetuning and ``ecgray evaluate`` cut those of records (papers.md W61,
+    W62); whoever gives signals here decides for himself which part counts.
     """
     signal = (signal_mv - description.mean_mv) / description.sd_mv
+    if fs is not None:
+        signal = _resampled(signal, fs, description.fs)
     length = description.length_samples
     if length is None:
         return signal
-    missing = length - signal.shape[-1]
-    if description.padding == "after":
-        return F.pad(signal[..., :length], (0, max(missing, 0)))
-    return F.pad(signal[..., max(-missing, 0) :], (max(missing, 0), 0))
+    samples = signal.shape[-1]
+    if samples > length:
+        raise EcgrayError(
+            f"The signal must have at most {length} samples ({length / description.fs:g} s at {description.fs:g} Hz), "
+            f"got {samples} ({samples / description.fs:g} s); give windows of it, or use 'ecgray predict'."
+        )
+    return F.pad(signal, (0, length - samples) if description.padding == "after" else (length - samples, 0))
+
+
+def _resampled(signal: Tensor, fs: float, wanted: float) -> Tensor:
+    if not 1 <= fs <= 1e6 or max((ratio := resampling_ratio(fs, wanted)).as_integer_ratio()) > LARGEST_TERM:
+        raise EcgrayError(
+            f"The rate of a signal must be one from 1 Hz on that a bounded filter brings to {wanted:g} Hz, got {fs:g}; "
+            "resample it first."
+        )
+    values = resample_poly(signal.float().numpy(force=True), *ratio.as_integer_ratio(), axis=-1)
+    return torch.from_numpy(values).to(signal)
 
 
 def load(run: Path | str, seed: int | None = None) -> LoadedModel:

@@ -44,6 +44,6 @@ def test_labelled_files_to_scores(tmp_path: Path) -> None:
     model = load(run)
     assert model.classes == tuple(scores["classes"]) and model.fs == 250.0
     with torch.inference_mode():
-        assert model(torch.zeros(1, 1, 3000)).shape == (1, len(model.classes))
+        assert model(torch.zeros(1, 1, 2500)).shape == (1, len(model.classes))
     out = evaluate(run, synthesised(tmp_path / "b", 20, 1), tmp_path / "out")
     assert json.loads((out / "scores.json").read_text())["seeds"] == [0, 1]
