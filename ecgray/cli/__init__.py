@@ -58,7 +58,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "sweep": ("search for the settings whose network finetunes best", search.sweep),
     "report": ("the paper's table, ours beside it", runs.report),
     "runs": ("list the runs in a folder", operations.runs),
-    "plan": ("what pretraining on all of Icentia11K takes", operations.plan),
+    "plan": ("what a pretraining takes on a cluster that is not there yet", operations.plan),
     "doctor": ("check this machine or cluster", operations.doctor),
     "recipes": ("list the recipes", lists.lister("recipes", lists.recipes)),
     "databases": ("list the databases", lists.lister("databases", lists.databases)),

@@ -6,7 +6,8 @@ import shutil
 import sys
 import textwrap
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,15 +99,19 @@ def _line(row: "RunRow", root: Path) -> str:
 
 def plan(words: list[str]) -> None:
     from ecgray.models import MODELS
-    from ecgray.operations.capacity import Rates, measured_stream, needs_of
+    from ecgray.operations.capacity import ICENTIA11K, ArchiveSize, Rates, archive_size, measured_stream, needs_of
     from ecgray.tasks import TASKS
     from ecgray.training.config import PretrainConfig
 
     @dataclass(frozen=True, kw_only=True)
     class Plan:
-        """What pretraining on all of Icentia11K takes on a cluster of GPUs, from measured rates."""
+        """What pretraining takes on a cluster of GPUs, from measured rates: on all of Icentia11K, on the shard sets of
+        --data, or on an archive that --archive.* tells the size of."""
 
         config: Annotated[PretrainConfig, Flat]
+        data: tuple[str, ...] = ()
+        """Shard sets whose size is planned for (--data.shards for short)."""
+        archive: ArchiveSize = ICENTIA11K
         task: Annotated[str | None, one_of(TASKS)] = None
         """Another task than the recipe's; its fields follow as --task.*"""
         model: Annotated[str | None, one_of(MODELS)] = None
@@ -116,8 +121,9 @@ def plan(words: list[str]) -> None:
         gpus_per_node: int
         """GPUs of each node."""
         rates: Annotated[Rates, Flat]
-        bench: Path = Path("benchmarks/results/stream.json")
-        """What make bench wrote: the stream's rate, where none is given."""
+        bench: Path | None = None
+        """What make bench wrote: the stream's rate, where none is given (default: benchmarks/results/stream.json here,
+        if there is one)."""
         shard_mb: float = 128.0
         """MB of signal in a shard, as ingest lays them out."""
         read_ahead_kb: float = 128.0
@@ -126,29 +132,40 @@ def plan(words: list[str]) -> None:
         """JSON for programs."""
 
     recipe, rest = choose_recipe("plan", "pretrain", words)
+    by_hand = _told_whole(rest, [f"--archive.{field.name}" for field in fields(ArchiveSize)])
     start = exchange(recipe.make(), rest, {"task": TASKS, "model": MODELS})
     c = parse(
         Plan, f"plan {words[0]}", rest, Plan(config=start, rates=Rates(), gpus=tyro.MISSING, gpus_per_node=tyro.MISSING)
     )
+    shards = c.data or c.config.data.shards
+    if shards and by_hand:
+        raise EcgrayError(f"A plan must be for one archive, got {', '.join(shards)} and --archive.*; give one of them.")
+    archive = archive_size(shards) if shards else c.archive
+    name = ", ".join(shards) if shards else "given" if by_hand else "Icentia11K"
     rates, origin = c.rates, "given"
-    if rates.stream_frames_per_s is None and c.bench.is_file():
-        rates, origin = replace(rates, stream_frames_per_s=measured_stream(c.bench, c.config)), str(c.bench)
+    bench = c.bench or Path("benchmarks/results/stream.json")
+    if rates.stream_frames_per_s is None and (c.bench or bench.is_file()):
+        rates, origin = replace(rates, stream_frames_per_s=measured_stream(bench, c.config, archive.leads)), str(bench)
     needs = needs_of(
         c.config,
         rates,
+        archive,
         gpus=c.gpus,
         gpus_per_node=c.gpus_per_node,
         shard_mb=c.shard_mb,
         read_ahead_kb=c.read_ahead_kb,
     )
     if c.json:
-        values = {"gpus": c.gpus, "gpus_per_node": c.gpus_per_node, "rates": asdict(rates)}
+        size = {"name": name} | asdict(archive)
+        values = {"gpus": c.gpus, "gpus_per_node": c.gpus_per_node, "archive": size, "rates": asdict(rates)}
         print(json.dumps(values | asdict(needs) | {"all_reduce_share": needs.all_reduce_share}, indent=2))
         return
     nodes = -(-c.gpus // c.gpus_per_node)
     rows = {
         "cluster": f"{c.gpus} GPUs on {nodes} nodes, {c.gpus_per_node} each",
-        "archive": f"Icentia11K: {needs.archive_bytes / 1e12:.3f} TB of signal in {needs.shards:,} shards",
+        "archive": f"{name}: {archive.patients:,} patients, {archive.records:,} records, {archive.hours:,.1f} hours, "
+        f"{archive.fs:g} Hz, {archive.leads} lead{'' if archive.leads == 1 else 's'}",
+        "signal": f"{needs.archive_bytes / 1e9:,.1f} GB, {needs.shards:,} shards of {c.shard_mb:g} MB",
         "run": f"{needs.frames / 1e6:,.1f} million frames, {needs.steps:,} steps, {needs.passes:.1f} passes",
         "network": f"{needs.parameters / 1e6:.2f} million parameters",
         "step": f"{needs.step_s * 1e3:,.1f} ms: compute {needs.compute_s * 1e3:,.1f}, all-reduce at most "
@@ -166,3 +183,14 @@ def plan(words: list[str]) -> None:
     }
     for label, text in rows.items():
         _show(f"{label:<14}", text)
+
+
+def _told_whole(words: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether ``words`` give all options of ``names``; False where they give none. Raises EcgrayError for a part."""
+    given = {word.partition("=")[0].replace("_", "-") for word in words}
+    lacking = [name for name in names if name not in given]
+    if 0 < len(lacking) < len(names):
+        raise EcgrayError(
+            f"An archive must be told whole, got nothing for {', '.join(lacking)}; give them, or --data SHARDS..."
+        )
+    return not lacking
