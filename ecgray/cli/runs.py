@@ -73,6 +73,8 @@ def finetune(words: list[str]) -> None:
         """Labelled shard set (--data.shards for short)."""
         test_data: str | None = None
         """Shard set that holds the test records, or 'none' for no test (--data.test-shards for short)."""
+        labels: tuple[str, ...] = ()
+        """What labels of both sets count as: AFIB=A; AFIB= leaves its records out (--data.labels for short)."""
         seeds: int | None = None
         """How many seeds (--protocol.seeds for short)."""
         model: Annotated[str | None, one_of(MODELS)] = None
@@ -95,6 +97,8 @@ def finetune(words: list[str]) -> None:
         config = replace(config, data=replace(config.data, shards=c.data))
     if c.test_data is not None:
         config = replace(config, data=replace(config.data, test_shards=c.test_data))
+    if c.labels:
+        config = replace(config, data=replace(config.data, labels=c.labels))
     if c.seeds is not None:
         config = replace(config, protocol=replace(config.protocol, seeds=c.seeds))
     if config.pretrained is None and recipe.pretrained_by is not None:
@@ -115,6 +119,8 @@ class Evaluate:
     """Finetuning run."""
     data: str
     """Labelled shard set."""
+    labels: tuple[str, ...] = ()
+    """What its labels count as where they are no classes of the run: AFIB=A NSR=N; AFIB= leaves its records out."""
     out: str
     """New folder of the evaluation, or a URL (s3://, gs://)."""
 
@@ -123,7 +129,7 @@ def evaluate(words: list[str]) -> None:
     from ecgray.finetuning.evaluate import evaluate as run
 
     c = parse(Evaluate, "evaluate", words)
-    print(run(c.run, c.data, c.out))
+    print(run(c.run, c.data, c.out, c.labels))
 
 
 @dataclass(frozen=True, kw_only=True)

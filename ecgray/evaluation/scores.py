@@ -38,7 +38,8 @@ def class_indices(names: pd.Series, classes: Sequence[str]) -> np.ndarray:
         strange = sorted(set(names[codes < 0].astype(str)))
         raise EcgrayError(
             f"Every label must be one of the classes {', '.join(classes)}, got also {', '.join(strange[:5])}; "
-            "use data with the same classes."
+            f"use data with the same classes, or say what others count as (--labels {strange[0]}=CLASS, or "
+            f"{strange[0]}= to leave its records out)."
         )
     return codes
 

@@ -24,6 +24,8 @@ class FinetuneDataConfig:
     """Labelled shard set."""
     test_shards: str | None = None
     """Shard set that holds the test records; "none": no test; left out: a fixed share of ``shards``."""
+    labels: tuple[str, ...] = ()
+    """What labels of these records count as: AFIB=A NSR=N; AFIB= leaves out the records of AFIB."""
     fs: float = 250.0
     """Hz that records are resampled to."""
     seconds: float = 60.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config, seed_folder, write_json_atomically, write_parquet_atomically
-from ecgray.finetuning.labelled import open_labelled, refuse_overlap
+from ecgray.finetuning.labelled import open_labelled, refuse_overlap, refuse_unknown_labels
 from ecgray.finetuning.prepare import Preprocessing, prepare
 from ecgray.finetuning.pretrained import refuse_pretraining_records
 from ecgray.finetuning.seed_run import is_complete, predict, prediction_table
@@ -26,15 +27,17 @@ from ecgray.training.published import fetched_run
 from ecgray.training.run import describe_environment
 
 
-def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
+def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequence[str] = ()) -> Path | str:
     """Predict the records of the shard set ``data`` with every finished seed of ``run``; returns ``out``.
+
+    ``labels`` says what labels of ``data`` count as: AFIB=A, or AFIB= to leave its records out.
 
     The preprocessing is the one stored with each model: its training set's mean and sd, its rate, length and padding.
     Leads are brought into the model's order by their names; a single lead may have another name.
     Written: predictions.parquet and scores.json as a finetuning run has them (split "test"), and evaluation.json.
 
     Raises EcgrayError, before anything is written, for records that the run has trained, validated or tested on, or
-    was pretrained on (by name or signal, with the list), for labels that are no class of it, and for other leads.
+    was pretrained on (by name or signal, with the list), for labels that count as no class of it, and for other leads.
     """
     out = resolve(out) if is_remote(out) else Path(out).expanduser().absolute()
     finished = finished_run(run)
@@ -43,7 +46,7 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
         raise EcgrayError(
             f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
         )
-    given = open_labelled(data)
+    given = open_labelled(data, labels)
     splits = read_splits(finished.folder / "splits.parquet")
     used = splits[splits["split"] != "unused"].drop_duplicates(["database", "record"])
     refuse_overlap(given.records, used, f"the records that {place} has used")
@@ -52,6 +55,7 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
     if origin is not None:
         compared = refuse_pretraining_records(given.records, given.archive, origin)
     archive = given.archive.in_order(description.leads)
+    refuse_unknown_labels(labels, [given], description.classes)
     class_indices(given.records["label"], description.classes)
     signals = prepare(archive, given.records["index"].to_numpy(np.int64), stored_preprocessing(description))
     rows = np.arange(len(signals))
@@ -65,6 +69,7 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str) -> Path | str:
         "run": place,
         "config_hash": environment.get("config_hash"),
         "data": given.archive.paths[0],
+        "labels": list(labels),
         "manifest_hashes": [manifest.hash for manifest in given.archive.manifests],
         "records": len(given.records),
         "records_left_out": given.left_out,

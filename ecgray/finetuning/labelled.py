@@ -20,13 +20,15 @@ log = logging.getLogger(__name__)
 class LabelledSet:
     """A shard set and its records that carry exactly one label.
 
-    records: columns index (in the archive), database, record, patient, label, signal_hash; left_out: how many records
-    of the set carry no label or several.
+    records: columns index (in the archive), database, record, patient, label (what it counts as), signal_hash;
+    left_out: how many records of the set carry no label, several, or one that is left out; own_labels: those that its
+    records carry themselves.
     """
 
     archive: Archive
     records: pd.DataFrame
     left_out: int
+    own_labels: frozenset[str]
 
 
 def record_names(archive: Archive) -> pd.DataFrame:
@@ -42,11 +44,44 @@ def record_names(archive: Archive) -> pd.DataFrame:
     )
 
 
-def open_labelled(shards: str | Path) -> LabelledSet:
-    """The labelled records of a shard set; how many others it has is said in one line.
+def counted_as(labels: Sequence[str]) -> dict[str, str]:
+    """What each label counts as: "A" where ``labels`` have AFIB=A, "" where they have AFIB= and its records are left
+    out. Raises EcgrayError for other words and for a label that is there twice."""
+    counted: dict[str, str] = {}
+    for pair in labels:
+        label, sign, other = pair.partition("=")
+        if not label or not sign or label in counted:
+            raise EcgrayError(
+                f"Labels must each be told once, as AFIB=A (AFIB counts as A) or AFIB= (left out), got '{pair}'; "
+                "give others."
+            )
+        counted[label] = other
+    return counted
 
-    Raises EcgrayError when the set cannot be opened or has no record with exactly one label.
+
+def refuse_unknown_labels(labels: Sequence[str], sets: Sequence[LabelledSet], classes: Sequence[str]) -> None:
+    """Raises EcgrayError where ``labels`` name a label that no record of ``sets`` carries, or count one as no class."""
+    own = frozenset[str]().union(*(one.own_labels for one in sets))
+    for label, other in counted_as(labels).items():
+        if label not in own:
+            raise EcgrayError(
+                f"A label that counts as another must be one of {listed(sorted(own))}, got '{label}={other}'; leave it "
+                "out or correct it."
+            )
+        if other and other not in classes:
+            raise EcgrayError(
+                f"A label must count as one of the classes {', '.join(classes)}, got '{label}={other}'; give one of "
+                f"them, or '{label}=' to leave its records out."
+            )
+
+
+def open_labelled(shards: str | Path, labels: Sequence[str] = ()) -> LabelledSet:
+    """The labelled records of a shard set, under what their labels count as (``counted_as``); how many others it has
+    is said in one line.
+
+    Raises EcgrayError when the set cannot be opened or no record with exactly one label is left.
     """
+    counted = counted_as(labels)
     if not str(shards):
         raise EcgrayError("Finetuning needs a labelled shard set, got none; give --data SHARDS.")
     archive = open_archive([shards], verify="hashes")
@@ -59,9 +94,16 @@ def open_labelled(shards: str | Path) -> LabelledSet:
         )
     if not single.all():
         log.warning("%s: records must carry one label each; left out: %s of %d.", shards, refused, len(counts))
-    records = record_names(archive)[single].reset_index(drop=True)
-    records.insert(4, "label", [labels[0] for labels in archive.labels if len(labels) == 1])
-    return LabelledSet(archive, records, int((~single).sum()))
+    records = record_names(archive)[single]
+    own = [found[0] for found in archive.labels if len(found) == 1]
+    records.insert(4, "label", [counted.get(label, label) for label in own])
+    kept = np.array([counted.get(label) != "" for label in own])
+    if not kept.any():
+        raise EcgrayError(f"'{shards}' must keep records, got all left out by {' '.join(labels)}; leave out fewer.")
+    if not kept.all():
+        log.warning("%s: left out by their labels: %d of %d.", shards, (~kept).sum(), len(counts))
+    records = records[kept].reset_index(drop=True)
+    return LabelledSet(archive, records, len(counts) - len(records), frozenset(own))
 
 
 def overlap(records: pd.DataFrame, seen: pd.DataFrame) -> pd.DataFrame:

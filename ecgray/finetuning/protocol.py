@@ -20,7 +20,7 @@ from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import open_folder, run_hash, seed_folder, write_json_atomically, write_parquet_atomically
-from ecgray.finetuning.labelled import LabelledSet, open_labelled
+from ecgray.finetuning.labelled import LabelledSet, open_labelled, refuse_unknown_labels
 from ecgray.finetuning.prepare import Preprocessing, prepare
 from ecgray.finetuning.pretrained import Pretrained, check_fits, open_pretrained, refuse_pretraining_records
 from ecgray.finetuning.seed_run import (
@@ -138,7 +138,7 @@ class Material:
 def examine(config: FinetuneConfig, pretrained: Pretrained | None) -> Material:
     """Open what ``config`` asks for and refuse, with an EcgrayError, what ``finetune`` cannot do with it. Nothing is
     written, and no signal read."""
-    labelled = open_labelled(config.data.shards)
+    labelled = open_labelled(config.data.shards, config.data.labels)
     if pretrained is not None:
         check_fits(pretrained, config.model, labelled.archive.leads)
         if len(pretrained.description.leads) > 1:
@@ -147,6 +147,7 @@ def examine(config: FinetuneConfig, pretrained: Pretrained | None) -> Material:
     test_set = _open_test_set(config, labelled)
     records = cap_records(labelled.records, config.data.records, config.protocol.split_seed)
     classes = class_names(records["label"])
+    refuse_unknown_labels(config.data.labels, [labelled] if test_set is None else [labelled, test_set], classes)
     if not own_test and test_set is not None:
         class_indices(test_set.records["label"], classes)
     tests = None if own_test else records.iloc[:0] if test_set is None else test_set.records
@@ -233,7 +234,7 @@ def _open_test_set(config: FinetuneConfig, labelled: LabelledSet) -> LabelledSet
     """The other shard set that holds the test, None where the test is part of ``labelled`` or there is none."""
     if config.data.test_shards in (None, "none"):
         return None
-    test_set = open_labelled(config.data.test_shards or "")
+    test_set = open_labelled(config.data.test_shards or "", config.data.labels)
     return replace(test_set, archive=test_set.archive.in_order(labelled.archive.leads))
 
 

@@ -51,7 +51,8 @@ class Run:
 
     predictions: seed, split, database, record, patient, label, predicted, probability_<class>; splits: seed, split,
     database, record, ...; history: seed, epoch, val_macro_f1; evaluation: folder of the evaluation, None where the
-    test is the run's own; evaluated_shards, evaluated_hashes: what was evaluated.
+    test is the run's own; evaluated_shards, evaluated_hashes: what was evaluated; evaluated_labels: what its labels
+    count as (AFIB=A).
     """
 
     folder: Path | str
@@ -65,6 +66,7 @@ class Run:
     evaluation: Path | str | None = None
     evaluated_shards: str | None = None
     evaluated_hashes: tuple[str, ...] = ()
+    evaluated_labels: tuple[str, ...] = ()
 
     @property
     def split(self) -> str:
@@ -161,8 +163,8 @@ def _read_evaluation(place: Path | str, folder: Path, values: dict[str, Any]) ->
         run = _read_finetuned(*_folder(str(values.get("run"))))
     except EcgrayError as error:
         raise EcgrayError(f"The evaluation '{place}' needs the run that it is of: {error}") from error
-    hashes = values.get("manifest_hashes")
-    if not isinstance(hashes, list) or not all(isinstance(one, str) for one in hashes):
+    hashes, labels = values.get("manifest_hashes"), values.get("labels", [])
+    if not all(isinstance(many, list) and all(isinstance(one, str) for one in many) for many in (hashes, labels)):
         raise EcgrayError(f"'{place}/evaluation.json' must name what was evaluated, got nothing; evaluate again.")
     predictions = read_predictions(folder / "predictions.parquet")
     if _classes(predictions) != run.classes:
@@ -176,6 +178,7 @@ def _read_evaluation(place: Path | str, folder: Path, values: dict[str, Any]) ->
         evaluation=place,
         evaluated_shards=str(values.get("data", "")),
         evaluated_hashes=tuple(hashes),
+        evaluated_labels=tuple(labels),
     )
     return _scored_by_every_seed(evaluated)
 

@@ -19,6 +19,8 @@ PLACES = ("recipe", "data.shards", "data.test_shards", "pretrained")
 """Fields that name where things lie or where they came from, and decide no score."""
 COUNTED = ("protocol.seeds", "protocol.first_seed", "protocol.epochs", "data.records", "data.seconds")
 """Finetuning budgets, which ``reduced_budget`` puts into words."""
+LABELS = "data.labels"
+"""What ``counted_labels`` puts into words."""
 PRETRAINING_BUDGET = ("training.steps", "sampling.frames_per_patient")
 SPEED_ONLY = (
     "training.compile",
@@ -124,11 +126,28 @@ def other_test_set(run: Run) -> str | None:
     return f"tested on {count:,} records out of a part of CinC 2017, not on a fifth of all {published.RECORDS:,}"
 
 
+def counted_labels(run: Run) -> list[str]:
+    """In words, which labels count as others, in the run's own records and in those of its evaluation."""
+    return [
+        f"{whose}labels {', '.join(map(_counted, labels))}"
+        for whose, labels in (
+            ("" if run.evaluation is None else "in its training, ", run.config.data.labels),
+            ("", run.evaluated_labels),
+        )
+        if labels
+    ]
+
+
+def _counted(pair: str) -> str:
+    label, _, other = pair.partition("=")
+    return f"{label} counted as {other}" if other else f"{label} left out"
+
+
 def other_settings(run: Run, recipe: Recipe | None) -> list[str]:
     """Settings besides the budget that are not the recipe's: "model.width 8 instead of 64"."""
     if recipe is None:
         return []
-    found = differences(run.config, recipe.make(), (*PLACES, *COUNTED))
+    found = differences(run.config, recipe.make(), (*PLACES, *COUNTED, LABELS))
     words = [_instead(name, *values) for name, values in found.items()]
     before = None if run.pretraining is None else run.pretraining.config
     if before is not None and recipe.pretrained_by is not None:
@@ -148,6 +167,8 @@ def _instead(name: str, value: Any, full: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

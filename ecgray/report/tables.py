@@ -60,9 +60,9 @@ class Row:
         return dict(self.recipe.published) if self.recipe is not None else {}
 
     @property
-    def scored_records(self) -> frozenset[tuple[str, str]]:
-        """(database, record) of the test, empty for a run that is scored on validation."""
-        scored = self.run.scored[["database", "record"]].drop_duplicates()
+    def scored_records(self) -> frozenset[tuple[str, str, str]]:
+        """(database, record, label) of the test, empty for a run that is scored on validation."""
+        scored = self.run.scored[["database", "record", "label"]].drop_duplicates()
         return frozenset() if self.run.split == "val" else frozenset(scored.itertuples(index=False, name=None))
 
     @property
@@ -136,7 +136,7 @@ def _row(run: Run, label: str) -> Row:
         recipe=recipe,
         budget=settings.reduced_budget(run, recipe),
         test_set=settings.other_test_set(run),
-        other=settings.other_settings(run, recipe),
+        other=settings.counted_labels(run) + settings.other_settings(run, recipe),
         absent=_absent(run.split, scored["absent"]),
     )
 
@@ -161,7 +161,7 @@ def _paired_by(run: Run) -> str:
         for name, value in flatten(to_dict(run.config)).items()
         if name not in (*settings.PLACES, "freeze_blocks", "protocol.seeds", "protocol.first_seed")
     }
-    names = run.scored[["database", "record"]].drop_duplicates().sort_values(["database", "record"])
+    names = run.scored[["database", "record", "label"]].drop_duplicates().sort_values(["database", "record"])
     records = [] if run.split == "val" else names.astype(str).to_numpy().tolist()
     return config_hash([same, list(run.manifest_hashes), run.split, records])
 

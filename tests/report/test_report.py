@@ -305,6 +305,38 @@ def test_evaluation_is_reported_as_another_test_set(tmp_path: Path, fake: Any) -
     assert write_report([run, out], tmp_path / "out").is_file()
 
 
+def test_labels_that_count_as_others_are_said(tmp_path: Path, fake: Any) -> None:
+    run = fake(tmp_path / "run", records=300)
+    folders = [run]
+    for name, labels in (("plain", None), ("counted", ["AFIB=A", "NSR=N", "X="])):
+        predictions = pd.read_parquet(run / "predictions.parquet").query("split == 'test'").assign(database="other")
+        if labels:
+            predictions.loc[predictions["label"] == "O", "label"] = "A"
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        predictions.to_parquet(folders[-1] / "predictions.parquet", index=False)
+        values = {"run": str(run), "data": "/nowhere/other", "manifest_hashes": ["abc"]}
+        (folders[-1] / "evaluation.json").write_text(json.dumps(values | ({"labels": labels} if labels else {})))
+    words = "labels AFIB counted as A, NSR counted as N, X left out"
+    rows = make_tables([read_run(folder) for folder in folders]).rows
+    assert [words in row.caveats for row in rows] == [False, False, True]
+    assert rows[1].scored_records != rows[2].scored_records  # the same records, and another truth
+    write_report(folders, tmp_path / "out")
+    assert words in (tmp_path / "out" / "report.html").read_text()
+    assert words in (tmp_path / "out" / "report.md").read_text()
+
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["labels"] = ["AFL=A"]
+    (run / "config.json").write_text(json.dumps(config))
+    rows = make_tables([read_run(folder) for folder in folders[::2]]).rows
+    assert "labels AFL counted as A" in rows[0].caveats
+    assert not any("data.labels" in caveat for caveat in rows[0].caveats)
+    assert {"in its training, labels AFL counted as A", words} <= set(rows[1].caveats)
+    (folders[2] / "evaluation.json").write_text(json.dumps(values | {"labels": "AFIB=A"}))
+    with pytest.raises(EcgrayError, match="evaluate again"):
+        read_run(folders[2])
+
+
 def test_held_back_fifth_in_a_shard_set_of_its_own_is_the_papers_design(tmp_path: Path, fake: Any) -> None:
     run = fake(tmp_path / "run", records=published.RECORDS, seeds=10, epochs=200)
     config = json.loads((run / "config.json").read_text())
