@@ -343,4 +343,9 @@ def test_a_checkpoint_with_a_flipped_byte(shards: Path, tmp_path: Path, capsys: 
     for damaged in (run, (run / "best").resolve()):
         with pytest.raises(EcgrayError, match=r"model\.safetensors has another hash"):
             ecgray.load(damaged)
-    assert "pretraining run" in refused(capsys, "evaluate", run, "--data", shards, "--out", tmp_path / "out")
+    said = refused(capsys, "evaluate", run, "--data", shards, "--out", tmp_path / "out")
+    assert (
+        f"which is a pretraining run; finetune it first (ecgray finetune RECIPE --data LABELLED --pretrained {run}"
+        in said
+    )
+    assert "'ecgray runs'" in said and "metrics.jsonl" in said

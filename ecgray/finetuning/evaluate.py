@@ -100,6 +100,12 @@ def finished_run(run: Path | str) -> FinishedRun:
     """The finetuning run at a path or URL. Raises EcgrayError for another folder, and where no seed has finished."""
     place = resolve(run) if is_remote(run) else str(Path(run).expanduser().absolute())
     folder = fetched_run(place) if is_remote(place) else Path(place)
+    if (folder / "checkpoints").is_dir():
+        raise EcgrayError(
+            f"A finetuning run is needed, got {place}, which is a pretraining run; finetune it first (ecgray finetune "
+            f"RECIPE --data LABELLED --pretrained {place} --out RUN) and give that. Its accuracy in its own task is in "
+            "'ecgray runs' and, validation by validation, in its metrics.jsonl."
+        )
     config = read_config(folder)
     seeds = tuple(seed for seed in config.protocol.seed_numbers if is_complete(seed_folder(folder, seed)))
     if not seeds:
