@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import tyro
@@ -43,6 +45,15 @@ def shards(mitdb_shards: Path, tmp_path: Path) -> Path:
 SMALL = ["--model.width", "4", "--training.steps", "2", "--sampling.val-fraction", "0.3", "--training.batch-size", "8"]
 
 
+def write_wfdb(path: Path, fs: int = 250, leads: Sequence[str] = ("II",), gain: float = 200.0) -> None:
+    """A record of 5,000 samples in mV: a sine with an amplitude of 60,000 / gain µV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = np.rint(60 * np.sin(np.arange(5000) / 9 + gain)).astype(np.int16)  # else they were copies of one recording
+    np.repeat(wave[:, None], len(leads), axis=1).tofile(f"{path}.dat")
+    lines = [f"{path.name} {len(leads)} {fs} 5000", *(f"{path.name}.dat 16 {gain}/mV 16 0 0 0 0 {x}" for x in leads)]
+    path.with_name(f"{path.name}.hea").write_text("\n".join(lines) + "\n")
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The one line that the command leaves, with exit code 2."""
     capsys.readouterr()
@@ -60,6 +71,20 @@ def test_inspect_json(mitdb_shards: Path, capsys: pytest.CaptureFixture[str]) ->
     assert list(found) == names.split()
     headers = len(list((DATA / "mitdb").glob("*.hea")))
     assert found["fs"] == 250 and found["records"] + len(found["refused"]) == headers
+
+
+def test_an_ingest_says_at_its_end_whose_records_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("p1/a", "p1/b", "p2/c"):
+        write_wfdb(tmp_path / "files" / name)
+    (tmp_path / "files" / "p2" / "broken.hea").write_text("")
+    words = ["ingest", "folder", str(tmp_path / "files"), "--workers", "0", "--out"]
+    assert main([*words, str(tmp_path / "a")]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "3 records of 2 patients, 0.017 h; 1 refused"
+    assert said.out == f"{tmp_path / 'a'}\n"
+    assert main([*words, str(tmp_path / "b"), "--patient", "^p"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "3 records of 1 patient, 0.017 h; 1 refused"
+    assert "patient must be a pattern" in refused(capsys, *words, tmp_path / "c", "--patient", "p(")
 
 
 def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +16,12 @@ from typing import ClassVar
 
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
-from ecgray.databases.record import Database, Record, Reference
+from ecgray.databases.record import Database, Record, RecordRefused, Reference
 from ecgray.databases.wfdb_files import masters, read_record, require_annotator
 from ecgray.errors import EcgrayError, quoted
+
+_SEARCH_S = 60.0
+"""Seconds that finding the patients of all paths may take: of a million it takes two, of a runaway pattern for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +34,18 @@ class Folder(Database):
 
     ``labels.csv`` in the root may give labels and patients: a first row naming the columns ``record``, ``label``
     (several separated by ``;``, or none) and, where known, ``patient``; records by id, or by bare name where only one
-    record has it. Without that the patient is the record's folder; where all records lie in one folder, each record
-    is its own patient, and the segments of a multi-segment record are of one: each is a record, the whole is refused.
+    record has it. Where it gives no patient, ``patient`` does, if that is set. Without either the patient is the
+    record's folder; where all records lie in one folder, each record is its own patient, and the segments of a
+    multi-segment record are of one: each is a record, the whole is refused.
     """
 
     lead: str | None = None
     """Name of the one lead to take (default: every lead that is a voltage)."""
     annotator: str = "atr"
     """Suffix of the annotation files."""
+    patient: str | None = None
+    """Pattern (Python's re) that is searched in a record's path below the root, as p1/rec2; its first group, or all it
+    matches where it has none, is the patient (default: the record's folder; a labels.csv that names one wins)."""
 
     name: ClassVar[str] = "folder"
     title: ClassVar[str] = "Any folder of WFDB records"
@@ -43,6 +54,15 @@ class Folder(Database):
 
     def __post_init__(self) -> None:
         require_annotator(self.annotator)
+        if self.patient is not None:
+            try:
+                re.compile(self.patient)
+            except (re.error, OverflowError, RecursionError) as error:
+                reason = " ".join(str(error).split())[:100]
+                raise EcgrayError(
+                    f"patient must be a pattern of Python's re, as '(pat[0-9]+)', got {quoted(self.patient)} ({reason})"
+                    "; correct it."
+                ) from None
 
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
@@ -58,18 +78,22 @@ class Folder(Database):
         one_folder = len({path.parent for path in paths}) == 1
         whole = masters(path for path in paths if one_folder or path.parent == root)
         table = _read_labels(root / "labels.csv", ids)
+        by_pattern = None if self.patient is None else _search(self.patient, ids)
         references = []
-        for record, path in zip(ids, paths, strict=True):
+        for number, (record, path) in enumerate(zip(ids, paths, strict=True)):
             labels, patient = table.get(record, ((), ""))
             if not patient:
                 recording = whole.get(path, path).relative_to(root)
                 stated = table.get(recording.as_posix(), ((), ""))[1]
                 own = one_folder or path.parent == root
-                patient = stated or (recording if own else recording.parent).as_posix()
+                by_place = (recording if own else recording.parent).as_posix()
+                patient = stated or (by_place if by_pattern is None else by_pattern[number])
             references.append(Reference(record=record, patient=patient, path=path, labels=labels))
         return sorted(references, key=lambda reference: (reference.patient, reference.record))
 
     def read(self, reference: Reference) -> Record:
+        if not reference.patient:
+            raise RecordRefused(f"its path holds no patient by --patient {quoted(self.patient)}")
         return read_record(
             reference,
             self.name,
@@ -85,6 +109,34 @@ def headers(root: Path) -> list[Path]:
     return sorted(
         Path(folder, name[:-4]) for folder, _, names in os.walk(root) for name in names if name.endswith(".hea")
     )
+
+
+_SEARCH = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+group = min(re.compile(pattern).groups, 1)
+print(json.dumps([found[group] or "" if (found := re.search(pattern, name)) else "" for name in names]))
+"""
+
+
+def _search(pattern: str, names: Sequence[str]) -> list[str]:
+    """What the pattern finds in each name, "" for nothing; in a process of its own, since re cannot be stopped."""
+    try:
+        found = subprocess.run(
+            [sys.executable, "-I", "-W", "ignore", "-c", _SEARCH],
+            input=json.dumps([pattern, names]),
+            capture_output=True,
+            check=True,
+            encoding="ascii",
+            timeout=_SEARCH_S,
+        )
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        raise EcgrayError(
+            f"patient must be a pattern that is found quickly, got {quoted(pattern)}, which did not come through the"
+            f" {len(names)} paths in {_SEARCH_S:g} s; write it without a repeat inside a repeat."
+        ) from None
+    patients: list[str] = json.loads(found.stdout)
+    return patients
 
 
 def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, ...], str]]:

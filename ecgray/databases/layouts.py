@@ -29,16 +29,22 @@ def require_folder(root: Path, database: str) -> None:
 
 
 def other_layout(root: Path, database: str, expected: str) -> EcgrayError:
-    """The error for a folder without what ``database`` expects; names the database that would fit, or the subfolder."""
+    """The error for a folder without what ``database`` expects; names the database that would fit, or the subfolder.
+
+    Of records in several folders below, or that only ``folder`` reads, the root itself is what ``folder`` takes whole.
+    """
     seen = _layouts_below(root)
     above = [(parent, "icentia11k") for parent in root.resolve().parents[:2] if _is_icentia11k(parent)]
     wanted = [(place, name) for place, name in seen + above if name == database and place != root]
     others = [(place, name) for place, name in above + seen if name != database]
     place, name = next(iter(wanted + others), (root, None))
+    scattered = sum(name in ("mitdb", "folder") for _, name in seen) > 1
     if name is None:
         hint = "check the path" + ("" if database == "folder" else ", or use the database 'folder'")
     elif place == root:
         hint = f"it looks like '{name}', use that database"
+    elif name == "folder" or (name == "mitdb" and scattered):
+        hint = f"'folder' takes every record below {root}, use that database there"
     else:
         advice = "give that folder" if name == database else "use that database there"
         hint = f"'{name}' was seen in {place}, {advice}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +29,7 @@ from ecgray.shards.ledger import Ledger, shard_name
 from ecgray.shards.lock import locked
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_sha256, read_manifest, write_atomically
 from ecgray.shards.prepare import Target, prepare
-from ecgray.shards.progress import Progress
+from ecgray.shards.progress import Progress, outcome
 from ecgray.shards.remote_ingest import at_url, publish_set, published_shard, refuse_finished, send_shard
 from ecgray.shards.storage import is_remote, list_files, resolve
 from ecgray.shards.working import NOT_OF_A_RUN, pull, push, working_folder
@@ -142,6 +143,8 @@ def _ingest(
     manifest = finish(out, finished, database=database.name, licence=database.licence, target=target, settings=settings)
     if url is not None:
         publish_set(out, url, manifest)
+    if show:
+        print(outcome(manifest), file=sys.stderr)
     return manifest
 
 

@@ -1,8 +1,10 @@
-"""How far an ingest is, on the terminal."""
+"""How far an ingest is, on the terminal, and what came of it."""
 
 from __future__ import annotations
 
 from tqdm import tqdm
+
+from ecgray.shards.manifest import Manifest
 
 
 class Progress:
@@ -28,3 +30,11 @@ class Progress:
         elapsed = max(self._bar.format_dict["elapsed"], 1e-3) if not self._bar.disable else 1.0
         self._bar.set_postfix_str(f"{self._mb / elapsed:.0f} MB/s, {self._refused} refused", refresh=False)
         self._bar.update(records + refused)
+
+
+def outcome(manifest: Manifest) -> str:
+    """What an ingest says at its end; whoever knows how many patients there are sees whether they were told apart."""
+    hours = f"{manifest.hours:,.1f}" if manifest.hours >= 1 else f"{manifest.hours:.2g}"
+    records = f"{manifest.records:,} record{'s' if manifest.records != 1 else ''}"
+    patients = f"{manifest.patients:,} patient{'s' if manifest.patients != 1 else ''}"
+    return f"{records} of {patients}, {hours} h; {manifest.refused:,} refused"

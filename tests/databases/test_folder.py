@@ -194,3 +194,52 @@ def test_segments_of_one_recording_are_one_patient_in_a_subfolder(
     write_record(tmp_path / "data" / "s1", wave)
     (tmp_path / "data" / "m.hea").write_text("m/1 1 250 1000\ns1 1000\n")
     assert found(tmp_path) == {"data/m": ("data/m", ()), "data/s1": ("data/m", ())}
+
+
+@pytest.fixture
+def visits(tmp_path: Path, write_record: Writer, wave: Wave) -> Path:
+    """Two people, twice each, and a record of nobody."""
+    for name in ("clinic/pat000/visit0/ecg", "clinic/pat000/visit1/ecg", "clinic/pat001_0", "clinic/pat001_1", "test"):
+        write_record(tmp_path / name, wave)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "patients"),
+    [(r"pat\d+", ("pat000", "pat001", "")), (r"pat(\d+)", ("000", "001", "")), (r"(x)|pat\d+", ("", "", ""))],
+)
+def test_the_patient_is_what_a_pattern_finds(visits: Path, pattern: str, patients: tuple[str, str, str]) -> None:
+    database = Folder(patient=pattern)
+    references = {reference.record: reference for reference in database.find(visits)}
+    first, second, nobody = patients
+    assert {record: reference.patient for record, reference in references.items()} == {
+        "clinic/pat000/visit0/ecg": first,
+        "clinic/pat000/visit1/ecg": first,
+        "clinic/pat001_0": second,
+        "clinic/pat001_1": second,
+        "test": nobody,
+    }
+    with pytest.raises(RecordRefused, match="its path holds no patient by --patient"):
+        database.read(references["test"])
+
+
+def test_a_patient_in_the_table_wins_over_the_pattern(visits: Path) -> None:
+    (visits / "labels.csv").write_text("record,label,patient\ntest,N,pat000\nclinic/pat001_1,N,\npat001_0,N,P9\n")
+    database = Folder(patient=r"pat\d+")
+    references = {reference.record: reference for reference in database.find(visits)}
+    assert [references[name].patient for name in ("test", "clinic/pat001_1", "clinic/pat001_0")] == [
+        "pat000",
+        "pat001",
+        "P9",
+    ]
+    assert database.read(references["test"]).patient == "pat000"
+
+
+def test_a_pattern_that_is_none_or_never_ends_is_refused(visits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pattern in ("pat(", "*", "a{99999999999}"):
+        with pytest.raises(EcgrayError, match=r"^patient must be a pattern of Python's re.*correct it\.$"):
+            Folder(patient=pattern)
+    monkeypatch.setattr("ecgray.databases.folder._SEARCH_S", 1.0)
+    (visits / f"{'a' * 60}.hea").write_text("")
+    with pytest.raises(EcgrayError, match=r"^patient must be a pattern that is found quickly.*inside a repeat\.$"):
+        Folder(patient="(a+)+b").find(visits)

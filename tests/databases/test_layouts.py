@@ -67,6 +67,19 @@ def test_the_folder_to_give_is_named(tmp_path: Path, all_layouts: dict[str, Path
         CinC2017().find(tmp_path)
 
 
+@pytest.mark.parametrize("marks", [None, [(5, "N", "")]])
+def test_of_records_in_many_folders_the_root_is_named(
+    tmp_path: Path, write_record: Writer, wave: Wave, marks: list[tuple[int, str, str]] | None
+) -> None:
+    for patient in ("pat000", "pat001"):
+        write_record(tmp_path / "site0" / patient / "ecg", wave, marks=marks)
+    for database in (MitBih(), CinC2017(), Icentia11k()):
+        with pytest.raises(EcgrayError, match=f"'folder' takes every record below {tmp_path}, use that") as error:
+            database.find(tmp_path)
+        one_line(error.value)
+    assert len(Folder().find(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("name", ["icentia11k", "mitdb", "cinc2017", "folder"])
 def test_a_folder_of_something_else(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("x")

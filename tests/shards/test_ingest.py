@@ -235,6 +235,17 @@ def test_an_ingest_goes_on_only_with_its_own_settings_and_records(tmp_path, monk
         run(out, root=root)
 
 
+def test_an_ingest_goes_on_only_with_its_own_pattern_of_the_patient(tmp_path, monkeypatch):
+    with monkeypatch.context() as stopped:
+        stopped.setattr(ingest_module, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out", DATABASES["folder"](patient="/(A)"))
+    with pytest.raises(EcgrayError, match="database"):
+        run(tmp_path / "out", DATABASES["folder"](patient="/(A0)"))
+    manifest = run(tmp_path / "out", DATABASES["folder"](patient="/(A)"))
+    assert manifest.patients == 1 and manifest.ingest["database"]["patient"] == "/(A)"
+
+
 def test_two_ingests_into_one_folder_are_not_mixed(tmp_path):
     (tmp_path / "out" / ".ingest").mkdir(parents=True)
     with (tmp_path / "out" / ".ingest" / "lock").open("a") as held:
