@@ -67,7 +67,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_inspect_json(mitdb_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(mitdb_shards), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    names = "records patients hours fs leads beats rhythm_seconds labels mean_mv sd_mv refused"
+    names = "records patients hours fs leads beats rhythm_seconds labels mean_mv sd_mv far_off refused"
     assert list(found) == names.split()
     headers = len(list((DATA / "mitdb").glob("*.hea")))
     assert found["fs"] == 250 and found["records"] + len(found["refused"]) == headers
@@ -85,6 +85,28 @@ def test_an_ingest_says_at_its_end_whose_records_there_are(tmp_path: Path, capsy
     assert main([*words, str(tmp_path / "b"), "--patient", "^p"]) == 0
     assert capsys.readouterr().err.splitlines()[-1] == "3 records of 1 patient, 0.017 h; 1 refused"
     assert "patient must be a pattern" in refused(capsys, *words, tmp_path / "c", "--patient", "p(")
+
+
+def test_a_record_of_another_unit_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(19):
+        write_wfdb(tmp_path / "files" / f"p{number:02d}" / "r", gain=150 + 10 * number)
+    write_wfdb(tmp_path / "files" / "p19" / "r", gain=0.2)
+    out = tmp_path / "shards"
+    assert main(["ingest", "folder", str(tmp_path / "files"), "--workers", "0", "--out", str(out)]) == 0
+    (warned,) = caplog.messages
+    assert warned.startswith("1 of 20 records must be looked at") and f"'ecgray inspect {out}'" in warned
+    assert "p19/r: sd of lead II 212 mV, the median 0.181 mV" in warned
+    capsys.readouterr()
+    assert main(["inspect", str(out), "--html", str(tmp_path / "page.html")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^far_off +1\n  p19/r: sd of lead II 212 mV, the median 0.181 mV\n", said, re.MULTILINE)
+    assert "<td>p19/r</td>" in (tmp_path / "page.html").read_text()
+    caplog.clear()
+    words = ["pretrain", "weimann2021_beat", "--data", str(out), "--out", str(tmp_path / "run"), *SMALL]
+    assert main([*words, "--task", "future", "--task.context", "2", "--sampling.frame-size", "64"]) == 0
+    assert warned in caplog.messages
 
 
 def test_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:

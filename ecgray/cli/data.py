@@ -88,7 +88,12 @@ class Inspect:
     """Also write a page with strips of signal and their annotations."""
 
 
+_FAR_OFF = 10
+"""Records far from the others that are printed."""
+
+
 def inspect(words: list[str]) -> None:
+    from ecgray.shards.amplitudes import FarOff
     from ecgray.shards.inspect import summary
 
     c = parse(Inspect, "inspect", words)
@@ -101,7 +106,13 @@ def inspect(words: list[str]) -> None:
         print(json.dumps(found, indent=2))
         return
     for key, value in found.items():
-        if key == "refused":
+        if key == "far_off":
+            print(f"{key:<16}{'not known, ingest again to see' if value is None else len(value)}")
+            for row in (value or [])[:_FAR_OFF]:
+                print(f"  {FarOff(**row)}")
+            if value is not None and len(value) > _FAR_OFF:
+                print(f"  and {len(value) - _FAR_OFF} more (--json)")
+        elif key == "refused":
             print(f"{key:<16}{len(value)}")
             for row in value:
                 print(f"  {row['record']}: {row['reason']}")

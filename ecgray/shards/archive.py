@@ -18,7 +18,7 @@ from ecgray.errors import EcgrayError, quoted
 from ecgray.shards.annotations import Annotations, Windows
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.leads import lead_order
-from ecgray.shards.ledger import schema
+from ecgray.shards.ledger import LEAD_SD, schema
 from ecgray.shards.manifest import Manifest, file_of, read_manifest, verify_files
 from ecgray.shards.maps import Ints
 from ecgray.shards.moments import Moments, merge
@@ -74,7 +74,7 @@ class Archive:
         _one_rate(paths, self.manifests)
         self.fs: float = self.manifests[0].fs
         self.leads: tuple[str, ...] = leads or self.manifests[0].leads
-        orders = [
+        self._orders = orders = [
             _order(path, manifest.leads, self.leads) for path, manifest in zip(paths, self.manifests, strict=True)
         ]
         pooled = merge(
@@ -191,6 +191,16 @@ class Archive:
     def patient_names(self) -> list[str]:
         """Patient of each code, as its database names them."""
         return [patient for _, patient in self._patients]
+
+    def lead_sd_mv(self) -> npt.NDArray[np.float64]:
+        """(N, leads) standard deviation of each lead of each record; NaN in sets that do not know it."""
+        parts = []
+        for path, manifest, order in zip(self.paths, self.manifests, self._orders, strict=True):
+            table = _read(path, manifest, ["samples"], more=LEAD_SD)
+            known = LEAD_SD in table.column_names
+            unknown = np.full((len(table), len(order)), np.nan)
+            parts.append(_lists(table, LEAD_SD, len(order))[:, order] if known else unknown)
+        return np.concatenate(parts)
 
     def _column(self, name: str) -> pa.Array:
         sets = zip(self.paths, self.manifests, strict=True)
@@ -314,15 +324,17 @@ def _order(path: str, given: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return order
 
 
-def _read(path: str, manifest: Manifest, columns: list[str]) -> pa.Table:
+def _read(path: str, manifest: Manifest, columns: list[str], more: str | None = None) -> pa.Table:
+    """Columns of the set's records; ``more`` too, where the set has it."""
     wanted = schema(len(manifest.leads))
     chosen = pa.schema([wanted.field(name) for name in columns])
     file = file_of(path, manifest, "records.parquet")
     advice = "copy the shard set again or ingest again"
+    optional = None if more is None else (more, wanted.field(more).type)
     if isinstance(file, Path):
-        return read_table(file, chosen, advice=advice)
+        return read_table(file, chosen, more=optional, advice=advice)
     with file.open() as stream:
-        return read_table(stream, chosen, name=file, advice=advice)
+        return read_table(stream, chosen, more=optional, name=file, advice=advice)
 
 
 def _attributes(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import sys
 from collections import Counter, defaultdict
@@ -20,12 +21,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ecgray.cluster import connected
 from ecgray.config import to_dict
 from ecgray.databases.record import Database, Record, RecordRefused, Reference
 from ecgray.errors import EcgrayError
+from ecgray.shards.amplitudes import far_off, warning
 from ecgray.shards.layout import lay_out, source_sizes
-from ecgray.shards.ledger import Ledger, shard_name
+from ecgray.shards.ledger import LEAD_SD, Ledger, shard_name
 from ecgray.shards.lock import locked
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_sha256, read_manifest, write_atomically
 from ecgray.shards.prepare import Target, prepare
@@ -34,6 +38,8 @@ from ecgray.shards.remote_ingest import at_url, publish_set, published_shard, re
 from ecgray.shards.storage import is_remote, list_files, resolve
 from ecgray.shards.working import NOT_OF_A_RUN, pull, push, working_folder
 from ecgray.shards.writer import finish, publish_shard, write_shard
+
+log = logging.getLogger(__name__)
 
 _FS_RANGE = (1.0, 100_000.0)
 """Hz that records can be brought to; beyond it lies a slip, and a filter that no memory holds."""
@@ -143,9 +149,19 @@ def _ingest(
     manifest = finish(out, finished, database=database.name, licence=database.licence, target=target, settings=settings)
     if url is not None:
         publish_set(out, url, manifest)
+    _warn_of_amplitudes(finished, target.leads, url or str(out))
     if show:
         print(outcome(manifest), file=sys.stderr)
     return manifest
+
+
+def _warn_of_amplitudes(finished: Sequence[Ledger], leads: Sequence[str], place: str) -> None:
+    """One line where records are far from the others."""
+    columns = [shard.table[LEAD_SD].combine_chunks().flatten().to_numpy() for shard in finished]
+    sd_mv = np.concatenate(columns).reshape(-1, len(leads))
+    names = [name for shard in finished for name in shard.table["id"].to_pylist()]
+    if found := far_off(sd_mv, leads, names.__getitem__):
+        log.warning("%s", warning(found, len(names), place))
 
 
 def _by_shard(published: Mapping[str, int]) -> dict[str, dict[str, int]]:

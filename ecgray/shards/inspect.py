@@ -6,11 +6,15 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
+from ecgray.shards.amplitudes import far_off
 from ecgray.shards.archive import open_archive
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.manifest import file_of
@@ -20,9 +24,12 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Counts over the shard sets ``paths``, as plain JSON values.
 
     records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, mean_mv, sd_mv
-    (pooled over all samples and leads), refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
+    (pooled over all samples and leads), far_off [{record, lead, sd_mv, median_mv}] (None where a set does not know it),
+    refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
     """
     archive = open_archive(paths, verify="hashes")
+    sd_mv = archive.lead_sd_mv()
+    far = far_off(sd_mv, archive.leads, lambda number: str(archive.record_id[number]))
     beats: Counter[str] = Counter()
     rhythms: Counter[str] = Counter()
     labels: Counter[str] = Counter()
@@ -41,6 +48,7 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
         "labels": dict(sorted(labels.items())),
         "mean_mv": archive.mean_mv,
         "sd_mv": archive.sd_mv,
+        "far_off": None if np.isnan(sd_mv).any() else [asdict(each) for each in far],
         "refused": [
             entry
             for path, manifest in zip(archive.paths, archive.manifests, strict=True)

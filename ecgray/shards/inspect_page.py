@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from ecgray.errors import EcgrayError
+from ecgray.shards.amplitudes import FAR
 from ecgray.shards.archive import open_archive
 from ecgray.shards.inspect import summary
 from ecgray.shards.strips import BEAT_COLOURS, BEAT_MARKS, RHYTHM_COLOURS, choose_strips, draw_strip
@@ -30,6 +31,7 @@ def write_page(paths: Sequence[str | Path], file: str | Path) -> Path:
     )
     page = template.render(
         summary=summary(paths),
+        far=FAR,
         manifests=archive.manifests,
         strips=strips,
         beat_colours=BEAT_COLOURS,

@@ -25,6 +25,9 @@ from ecgray.shards.moments import Moments
 _KEY = b"ecgray"
 _DIGEST = hashlib.sha256().digest_size
 
+LEAD_SD = "lead_sd_mv"
+"""Column that sets of before it was kept lack."""
+
 
 def schema(leads: int) -> pa.Schema:
     """Columns of records.parquet; the four annotation bounds index the arrays of the record's shard."""
@@ -48,6 +51,7 @@ def schema(leads: int) -> pa.Schema:
             ("beat_counts", pa.list_(pa.int64(), len(BEATS))),
             ("rhythm_samples", pa.list_(pa.int64(), len(RHYTHMS))),
             ("requantisation_uv", pa.float64()),
+            (LEAD_SD, pa.list_(pa.float64(), leads)),
         ]
     )
 
@@ -99,8 +103,8 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
 
-def rows(records: Sequence[Record], number: int, leads: int) -> pa.Table:
-    """The rows of records.parquet for the records of one shard, in their order on disk."""
+def rows(records: Sequence[Record], moments: Sequence[Sequence[Moments]], number: int, leads: int) -> pa.Table:
+    """The rows of records.parquet for the records of one shard, in their order on disk; ``moments``: of their leads."""
 
     def starts(lengths: list[int]) -> list[int]:
         return [0, *np.cumsum(lengths[:-1]).tolist()] if lengths else []
@@ -128,6 +132,7 @@ def rows(records: Sequence[Record], number: int, leads: int) -> pa.Table:
         "beat_counts": [np.bincount(record.beat_classes, minlength=len(BEATS)).tolist() for record in records],
         "rhythm_samples": [_rhythm_samples(record) for record in records],
         "requantisation_uv": [float(record.requantisation_uv) for record in records],
+        LEAD_SD: [[lead.sd for lead in each] for each in moments],
     }
     return pa.table(columns, schema=schema(leads))
 

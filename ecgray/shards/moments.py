@@ -28,10 +28,10 @@ class Moments:
         return math.sqrt(self.m2 / self.n) if self.n else 0.0
 
 
-def signal_moments(
+def lead_moments(
     signal: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], baseline: npt.NDArray[np.float64]
-) -> Moments:
-    """Moments in mV of a signal (leads, samples), from exact integer sums of the ADC values."""
+) -> list[Moments]:
+    """Moments in mV of each lead of a signal (leads, samples), from exact integer sums of the ADC values."""
     parts = []
     for lead, units_per_mv, zero in zip(signal, gain, baseline, strict=True):
         total = squares = 0
@@ -43,7 +43,7 @@ def signal_moments(
         mean = float((Fraction(total, n) - Fraction(float(zero))) / Fraction(float(units_per_mv)))
         m2 = float(Fraction(n * squares - total * total, n) / Fraction(float(units_per_mv)) ** 2)
         parts.append(Moments(n, mean, m2))
-    return merge(parts)
+    return parts
 
 
 def merge(parts: Iterable[Moments]) -> Moments:

@@ -24,7 +24,7 @@ def read_table(
     source: Path | BinaryIO,
     columns: pa.Schema | Mapping[str, Kind],
     *,
-    more: tuple[str, Kind] | None = None,
+    more: tuple[str, Kind | pa.DataType] | None = None,
     name: object = None,
     advice: str,
 ) -> pa.Table:

@@ -25,7 +25,7 @@ from ecgray.errors import EcgrayError
 from ecgray.shards import ledger as ledgers
 from ecgray.shards.ledger import Ledger, shard_name
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, Manifest, file_sha256, fsync_folder, write_atomically
-from ecgray.shards.moments import merge, signal_moments
+from ecgray.shards.moments import lead_moments, merge
 from ecgray.shards.prepare import Target, prepare
 
 
@@ -34,6 +34,7 @@ def write_shard(
 ) -> Ledger:
     """Write one shard whole under a temporary name; ``publish_shard`` gives it its own. Records must be prepared."""
     files: dict[str, dict[str, Any]] = {}
+    moments = [lead_moments(record.signal, record.gain, record.baseline) for record in records]
     if records:
         folder = partial_folder(out, number)
         folder.mkdir(parents=True)
@@ -57,9 +58,9 @@ def write_shard(
         fsync_folder(folder)
     return Ledger(
         number=number,
-        table=ledgers.rows(records, number, leads),
+        table=ledgers.rows(records, moments, number, leads),
         refused=list(refused),
-        moments=merge(signal_moments(record.signal, record.gain, record.baseline) for record in records),
+        moments=merge(merge(each) for each in moments),
         symbols=ledgers.symbols(records),
         files=files,
     )

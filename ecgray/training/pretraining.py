@@ -14,6 +14,7 @@ import torch
 from ecgray.errors import EcgrayError, unknown
 from ecgray.sampling.plan import Plan, make_plan
 from ecgray.sampling.stream import BACKENDS
+from ecgray.shards.amplitudes import far_off, warning
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.cache import BOUND, cache_bound
 from ecgray.shards.storage import resolve
@@ -70,6 +71,8 @@ def pretrain(
             cache_bound() / 1e9,
             BOUND,
         )
+    if found := far_off(archive.lead_sd_mv(), archive.leads, lambda number: str(archive.record_id[number])):
+        log.warning("%s", warning(found, len(archive), " ".join(shards)))
     hashes = [manifest.hash for manifest in archive.manifests]
     steps = last_step_of(config, plan)
     with open_run(out, config, hashes, resume=resume, workers=workers, steps=steps) as run:

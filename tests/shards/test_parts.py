@@ -16,7 +16,7 @@ from ecgray.databases.record import RecordRefused, Reference
 from ecgray.shards import resample as resample_module
 from ecgray.shards.layout import lay_out, source_sizes
 from ecgray.shards.leads import lead_order
-from ecgray.shards.moments import merge, signal_moments
+from ecgray.shards.moments import lead_moments, merge
 from ecgray.shards.prepare import Target, prepare
 from ecgray.shards.resample import resample
 
@@ -26,8 +26,8 @@ def test_moments_of_pieces_are_those_of_the_whole():
     signal = draw.integers(-32768, 32768, (2, 100_001)).astype(np.int16)
     gain, baseline = np.array([200.0, 1000.0]), np.array([1024.0, -7.0])
     mv = (signal - baseline[:, None]) / gain[:, None]
-    pieces = [signal_moments(part, gain, baseline) for part in np.array_split(signal, 7, axis=1)]
-    for moments in (signal_moments(signal, gain, baseline), merge(pieces), merge(pieces[::-1])):
+    pieces = [merge(lead_moments(part, gain, baseline)) for part in np.array_split(signal, 7, axis=1)]
+    for moments in (merge(lead_moments(signal, gain, baseline)), merge(pieces), merge(pieces[::-1])):
         assert moments.n == mv.size
         assert moments.mean == pytest.approx(mv.mean(), rel=1e-12)
         assert moments.sd == pytest.approx(mv.std(), rel=1e-12)
@@ -35,7 +35,7 @@ def test_moments_of_pieces_are_those_of_the_whole():
 
 def test_moments_survive_an_offset_that_dwarfs_the_signal():
     signal = np.tile(np.array([32000, 32001], np.int16), 5_000_000)[None]
-    moments = signal_moments(signal, np.array([1e6]), np.array([0.0]))
+    (moments,) = lead_moments(signal, np.array([1e6]), np.array([0.0]))
     assert moments.mean == pytest.approx(0.0320005, rel=1e-14)
     assert moments.sd == pytest.approx(0.5e-6, rel=1e-12)
 
