@@ -80,11 +80,42 @@ def test_an_ingest_says_at_its_end_whose_records_there_are(tmp_path: Path, capsy
     words = ["ingest", "folder", str(tmp_path / "files"), "--workers", "0", "--out"]
     assert main([*words, str(tmp_path / "a")]) == 0
     said = capsys.readouterr()
-    assert said.err.splitlines()[-1] == "3 records of 2 patients, 0.017 h; 1 refused"
+    assert said.err.splitlines()[-2:] == [
+        "3 records of 2 patients, 0.017 h; 1 refused:",
+        "      1  the header is empty",
+    ]
     assert said.out == f"{tmp_path / 'a'}\n"
     assert main([*words, str(tmp_path / "b"), "--patient", "^p"]) == 0
-    assert capsys.readouterr().err.splitlines()[-1] == "3 records of 1 patient, 0.017 h; 1 refused"
+    assert capsys.readouterr().err.splitlines()[-2] == "3 records of 1 patient, 0.017 h; 1 refused:"
     assert "patient must be a pattern" in refused(capsys, *words, tmp_path / "c", "--patient", "p(")
+
+
+def test_an_ingest_says_at_its_end_why_records_were_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = tmp_path / "files"
+    for number in range(24):
+        leads = ["CM5", "CC5", "ML"] if number < 8 else ["CC5", "CM5"] if number < 23 else ["X"]
+        write_wfdb(files / f"p{number:02d}" / "r", leads=leads, fs=200 if number == 22 else 250)
+    for number in (10, 11):
+        (files / f"p{number}" / "r.dat").rename(files / f"p{number}" / "old.dat")
+    for number, header in enumerate(["", "x", "r 0 250", "r 1 1e9"]):
+        write_wfdb(files / f"q{number}" / "r")
+        (files / f"q{number}" / "r.hea").write_text(header)
+    words = ["ingest", "folder", str(files), "--workers", "0", "--out"]
+    assert main([*words, str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().err.splitlines()[-7:] == [
+        "12 records of 12 patients, 0.067 h; 16 refused:",
+        "      8  3 leads, the set has 2 (take leads that all have with --lead)",
+        "      2  the signal file *.dat is missing",
+        "      1  sampled at 200 Hz, the set at 250 Hz (resample with --fs)",
+        "      1  1 leads, the set has 2 (take leads that all have with --lead)",
+        "      1  the header is empty",
+        "      3  for other reasons; 'ecgray inspect' lists all",
+    ]
+    assert main([*words, str(tmp_path / "b"), "--lead", "CC5", "CM5", "--fs", "250"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert "21 records of 21 patients, 0.12 h; 7 refused:" in told
+    assert "      1  it has no lead CC5; its leads are X" in told
+    assert json.loads((tmp_path / "b" / "manifest.json").read_text())["leads"] == ["CC5", "CM5"]
 
 
 def test_a_record_of_another_unit_is_named(

@@ -28,9 +28,9 @@ _SEARCH_S = 60.0
 class Folder(Database):
     """Every WFDB record under a folder, subfolders included (links to folders are not followed).
 
-    A record's id is its path below the root without suffix (``p1/rec2``). ``lead`` picks one lead by name, None keeps
-    every lead that is a voltage. Annotations come from the files with the suffix ``annotator``, read as in the MIT-BIH
-    databases.
+    A record's id is its path below the root without suffix (``p1/rec2``). ``lead`` picks leads by name and refuses a
+    record that lacks one; none keeps every lead that is a voltage. Annotations come from the files with the suffix
+    ``annotator``, read as in the MIT-BIH databases.
 
     ``labels.csv`` in the root may give labels and patients: a first row naming the columns ``record``, ``label``
     (several separated by ``;``, or none) and, where known, ``patient``; records by id, or by bare name where only one
@@ -39,8 +39,8 @@ class Folder(Database):
     multi-segment record are of one: each is a record, the whole is refused.
     """
 
-    lead: str | None = None
-    """Name of the one lead to take (default: every lead that is a voltage)."""
+    lead: tuple[str, ...] = ()
+    """Names of the leads to take, in this order (default: every lead that is a voltage)."""
     annotator: str = "atr"
     """Suffix of the annotation files."""
     patient: str | None = None
@@ -54,6 +54,8 @@ class Folder(Database):
 
     def __post_init__(self) -> None:
         require_annotator(self.annotator)
+        if len(set(self.lead)) < len(self.lead):
+            raise EcgrayError(f"lead must name each lead once, got {quoted(' '.join(self.lead))}; name it once.")
         if self.patient is not None:
             try:
                 re.compile(self.patient)
@@ -99,7 +101,7 @@ class Folder(Database):
             self.name,
             beat_symbols=BEAT_SYMBOLS,
             rhythm_names=RHYTHM_NAMES,
-            lead=self.lead,
+            leads=self.lead,
             annotator=self.annotator,
         )
 

@@ -72,7 +72,7 @@ class MitBih(Database):
             self.name,
             beat_symbols=BEAT_SYMBOLS,
             rhythm_names=RHYTHM_NAMES,
-            lead=self.lead,
+            leads=(self.lead,),
             annotator=self.annotator,
             attributes=_subject(header.comments),
             header=header,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def read_record(
     *,
     beat_symbols: Mapping[str, str],
     rhythm_names: Mapping[str, str],
-    lead: str | None = None,
+    leads: Sequence[str] = (),
     annotator: str | None = "atr",
     complete: bool = False,
     attributes: Mapping[str, Any] | None = None,
@@ -50,8 +50,9 @@ def read_record(
     """The record of a reference, with the annotations of the file that has the suffix ``annotator``, if there is one;
     None reads none.
 
-    ``lead`` picks one lead by its name; None takes every lead that is a voltage. ``complete``: the files name every
-    beat, so that one without beats (but not an empty one) says that there are none. ``header`` saves reading it twice.
+    ``leads`` picks leads by name, in this order; none takes every lead that is a voltage. ``complete``: the files name
+    every beat, so that one without beats (but not an empty one) says that there are none. ``header`` saves reading it
+    twice.
 
     Marks before the first sample or after the last are left out and counted in the attribute ``annotations_outside``:
     the rate of an annotation file may round its last mark upwards, and a signal may have lost its end. More than two
@@ -61,7 +62,7 @@ def read_record(
     """
     try:
         return _read(
-            reference, database, beat_symbols, rhythm_names, lead, annotator, complete, attributes or {}, header
+            reference, database, beat_symbols, rhythm_names, leads, annotator, complete, attributes or {}, header
         )
     except OSError as error:
         raise RecordRefused(f"the file cannot be read: {error.strerror or error}") from None
@@ -72,14 +73,14 @@ def _read(
     database: str,
     beat_symbols: Mapping[str, str],
     rhythm_names: Mapping[str, str],
-    lead: str | None,
+    wanted: Sequence[str],
     annotator: str | None,
     complete: bool,
     attributes: Mapping[str, Any],
     header: Header | None,
 ) -> Record:
     header = header or read_header(reference.path)
-    leads = _choose(header, lead)
+    leads = _choose(header, wanted)
     signal = read_signal(reference.path, header, leads)
     samples = signal.values.shape[1]
     found: dict[str, Any] = {}
@@ -115,14 +116,15 @@ def _read(
     )
 
 
-def _choose(header: Header, lead: str | None) -> list[int]:
-    if lead is not None:
+def _choose(header: Header, wanted: Sequence[str]) -> list[int]:
+    for lead in wanted:
         if lead not in header.names:
             raise RecordRefused(f"it has no lead {lead}; its leads are {', '.join(header.names)[:200]}")
-        chosen = [header.names.index(lead)]
-    else:
-        chosen = list(range(len(header.signals)))
+    chosen = [header.names.index(lead) for lead in wanted] or list(range(len(header.signals)))
     voltages = [number for number in chosen if header.signals[number].voltage]
+    if wanted and 0 < len(voltages) < len(chosen):
+        first = next(header.signals[number] for number in chosen if number not in voltages)
+        raise RecordRefused(f"its lead {first.name} is no voltage in V, mV, uV or nV; its unit is {first.unit[:100]}")
     if not voltages:
         units = ", ".join(sorted({header.signals[number].unit for number in chosen}))[:200]
         raise RecordRefused(f"no lead is a voltage in V, mV, uV or nV; the units are {units}")

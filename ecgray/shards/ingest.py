@@ -151,7 +151,7 @@ def _ingest(
         publish_set(out, url, manifest)
     _warn_of_amplitudes(finished, target.leads, url or str(out))
     if show:
-        print(outcome(manifest), file=sys.stderr)
+        print(outcome(manifest, [entry for shard in finished for entry in shard.refused]), file=sys.stderr)
     return manifest
 
 

@@ -10,6 +10,8 @@ from ecgray.databases.record import BEATS, RHYTHMS, Record, RecordRefused
 from ecgray.shards.leads import lead_order
 from ecgray.shards.resample import resample
 
+_CHOOSE = " (take leads that all have with --lead)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -31,7 +33,7 @@ def prepare(record: Record, target: Target) -> Record:
     if reason:
         raise RecordRefused(reason)
     if len(record.leads) != len(target.leads):
-        raise RecordRefused(f"{len(record.leads)} leads, the set has {len(target.leads)}")
+        raise RecordRefused(f"{len(record.leads)} leads, the set has {len(target.leads)}{_CHOOSE}")
     if record.leads != target.leads:
         record = _with_leads(record, target.leads)
     if record.fs != target.fs:
@@ -82,7 +84,7 @@ def _with_leads(record: Record, leads: tuple[str, ...]) -> Record:
     """Leads in the set's order; a single lead of another name keeps that name in the record's attributes."""
     order = lead_order(record.leads, leads)
     if order is None:
-        raise RecordRefused(f"its leads are {_names(record.leads)}, those of the set {_names(leads)}")
+        raise RecordRefused(f"its leads are {_names(record.leads)}, those of the set {_names(leads)}{_CHOOSE}")
     if len(leads) == 1:
         return replace(record, attributes={**record.attributes, "leads": list(record.leads)})
     return replace(

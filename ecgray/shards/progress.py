@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Sequence
+
 from tqdm import tqdm
 
 from ecgray.shards.manifest import Manifest
+
+_REASONS = 5
+"""Reasons of refusals that an ingest tells at its end."""
 
 
 class Progress:
@@ -32,9 +39,20 @@ class Progress:
         self._bar.update(records + refused)
 
 
-def outcome(manifest: Manifest) -> str:
-    """What an ingest says at its end; whoever knows how many patients there are sees whether they were told apart."""
+def outcome(manifest: Manifest, refused: Sequence[tuple[str, str]]) -> str:
+    """What an ingest says at its end: records and patients, whose number shows whether they were told apart, and how
+    many records were refused for which reason, the most frequent first. ``refused``: (record, reason)."""
     hours = f"{manifest.hours:,.1f}" if manifest.hours >= 1 else f"{manifest.hours:.2g}"
     records = f"{manifest.records:,} record{'s' if manifest.records != 1 else ''}"
     patients = f"{manifest.patients:,} patient{'s' if manifest.patients != 1 else ''}"
-    return f"{records} of {patients}, {hours} h; {manifest.refused:,} refused"
+    reasons = Counter(_without_name(record, reason) for record, reason in refused).most_common()
+    lines = [f"{records} of {patients}, {hours} h; {manifest.refused:,} refused{':' if reasons else ''}"]
+    lines += [f"{count:>7,}  {reason}" for reason, count in reasons[:_REASONS]]
+    if others := reasons[_REASONS:]:
+        lines.append(f"{sum(count for _, count in others):>7,}  for other reasons; 'ecgray inspect' lists all")
+    return "\n".join(lines)
+
+
+def _without_name(record: str, reason: str) -> str:
+    """The reason with a star for the name of the record's files, so that it is that of other records too."""
+    return re.sub(rf"(?<!\w){re.escape(record.rsplit('/', 1)[-1])}(?=\.\w)", "*", reason)

@@ -49,7 +49,7 @@ def test_annotations_and_leads(archive: Path) -> None:
     assert read["a/r1"].rhythms.tolist() == [[9, 1000, 3]]
     assert (read["a/r1"].annotated, read["a/r2"].annotated) == (True, False)
     assert read["b/deep/r1"].leads == ("I", "V1")
-    single = Folder(lead="V1")
+    single = Folder(lead=("V1",))
     reference = next(reference for reference in single.find(archive) if reference.record == "b/deep/r1")
     assert single.read(reference).leads == ("V1",)
     with pytest.raises(RecordRefused, match="no lead V1; its leads are lead0"):
@@ -61,6 +61,31 @@ def test_signals_that_are_no_voltage_are_left_out(tmp_path: Path, wave: Wave) ->
     (tmp_path / "r.hea").write_text("r 2 250 1000\nr.dat 16 10/uV 16 0 0 0 0 ECG\nr.dat 16 10/mmHg 16 0 0 0 0 ABP\n")
     record = Folder().read(Folder().find(tmp_path)[0])
     assert (record.leads, record.gain.tolist()) == (("ECG",), [10_000])
+
+
+def test_leads_are_taken_by_name_in_the_order_asked_for(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    three = wave * [1, 2, 3]
+    write_record(tmp_path / "a", three, leads=["CM5", "CC5", "ML"])
+    write_record(tmp_path / "b", three[:, ::-1], leads=["ML", "CC5", "CM5"])
+    write_record(tmp_path / "c", three[:, :2], leads=["CM5", "ML"])
+    database = Folder(lead=("CC5", "CM5"))
+    first, second, third = database.find(tmp_path)
+    for reference in (first, second):
+        record = database.read(reference)
+        assert record.leads == ("CC5", "CM5")
+        assert np.array_equal(record.signal, three[:, [1, 0]].T)
+    with pytest.raises(RecordRefused, match="no lead CC5; its leads are CM5, ML"):
+        database.read(third)
+    with pytest.raises(EcgrayError, match="lead must name each lead once, got 'II II'"):
+        Folder(lead=("II", "II"))
+
+
+def test_a_lead_asked_for_that_is_no_voltage_is_refused(tmp_path: Path, wave: Wave) -> None:
+    np.repeat(wave, 2, axis=1).astype("<i2").tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text("r 2 250 1000\nr.dat 16 10/uV 16 0 0 0 0 ECG\nr.dat 16 10/mmHg 16 0 0 0 0 ABP\n")
+    database = Folder(lead=("ECG", "ABP"))
+    with pytest.raises(RecordRefused, match="its lead ABP is no voltage in V, mV, uV or nV; its unit is mmhg"):
+        database.read(database.find(tmp_path)[0])
 
 
 def test_labels_and_patients_from_the_table(archive: Path) -> None:

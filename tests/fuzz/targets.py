@@ -249,7 +249,9 @@ BEST = "pretraining/checkpoints/step-000002/"
 TARGETS = (
     *(
         Target(
-            f"{kind} header", {f"{kind}/r.hea": mutate.text}, read_database(kind, Folder(), MitBih(), Folder(lead="V5"))
+            f"{kind} header",
+            {f"{kind}/r.hea": mutate.text},
+            read_database(kind, Folder(), MitBih(), Folder(lead=("V5",))),
         )
         for kind in ("wfdb16", "wfdb212")
     ),

@@ -290,7 +290,7 @@ def test_broken_records_stay_out_with_one_reason_each(random_records, tmp_path):
         ["record", "reason"],
         ["z0", "signal is all NaN"],
         ["z1", "sampled at 300 Hz, the set at 250 Hz (resample with --fs)"],
-        ["z2", "2 leads, the set has 1"],
+        ["z2", "2 leads, the set has 1 (take leads that all have with --lead)"],
         ["z3", "unreadable (ValueError: a reader tripped)"],
     ]
 
