@@ -295,7 +295,20 @@ def test_data_that_answers_nothing(random_records: Any, tmp_path: Path, capsys: 
     write_shard_set(silent, tmp_path / "shards")
     words = ("pretrain", "weimann2021_beat", "--data", tmp_path / "shards", "--out", tmp_path / "run", *SMALL)
     for task in (["beat"], ["rhythm", "--task.undefined", "drop"], ["heart_rate"]):
-        assert f"what {task[0]} is learned from" in refused(capsys, *words, "--task", *task)
+        line = refused(capsys, *words, "--task", *task)
+        assert f"what {task[0]} is learned from" in line and "--detect-beats" in line
+        assert ("weimann2021_future" in line) == (task[0] != "heart_rate")
+    # Detected beats have no class: the two other tasks are not told to detect them.
+    ended = [np.arange(100, r.signal.shape[1], 200) for r in silent]
+    detected = [
+        replace(r, beats=beats, beat_classes=np.zeros(len(beats), np.uint8))
+        for r, beats in zip(silent, ended, strict=True)
+    ]
+    write_shard_set(detected, tmp_path / "detected")
+    words = ("pretrain", "weimann2021_beat", "--data", tmp_path / "detected", "--out", tmp_path / "run", *SMALL)
+    for name in ("beat", "rhythm"):
+        line = refused(capsys, *words, "--task", name)
+        assert "or weimann2021_heart_rate after 'ecgray ingest ... --detect-beats'" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -13,6 +13,12 @@ from ecgray.tasks.base import IGNORED, Annotations, Task
 
 Int64 = npt.NDArray[np.int64]
 
+ELSE = (
+    "a task that needs no annotations (weimann2021_future), or weimann2021_heart_rate after "
+    "'ecgray ingest ... --detect-beats'"
+)
+"""How who has no annotated records goes on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedTask(Task):

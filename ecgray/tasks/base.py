@@ -61,6 +61,8 @@ class Task(Named):
     """
 
     paper: ClassVar[str]
+    unanswered: ClassVar[str] = "answer to it; take other records, or another task"
+    """After "got no": what data lacks that answers nothing, and how its owner goes on."""
 
     @property
     def classes(self) -> tuple[str, ...]:

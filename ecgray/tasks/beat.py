@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ecgray.databases.record import BEATS
-from ecgray.tasks.annotated import AnnotatedTask, Int64, most
+from ecgray.tasks.annotated import ELSE, AnnotatedTask, Int64, most
 from ecgray.tasks.base import Annotations
 
 ABNORMAL = [BEATS.index(name) for name in ("pac", "aberrated", "pvc")]
@@ -26,6 +26,9 @@ class Beat(AnnotatedTask):
     name: ClassVar[str] = "beat"
     every_class: ClassVar[tuple[str, ...]] = BEATS
     no_answer: ClassVar[str] = "undefined"
+    unanswered: ClassVar[str] = (
+        f"beats of a known class (detected ones have none); take records with annotated beats, or {ELSE}"
+    )
 
     def answers(self, record: Int64, start: Int64, frame_size: int, annotations: Annotations) -> Int64:
         undefined, normal = BEATS.index("undefined"), BEATS.index("normal")

@@ -25,6 +25,9 @@ class HeartRate(AnnotatedTask):
     name: ClassVar[str] = "heart_rate"
     every_class: ClassVar[tuple[str, ...]] = ("tachycardia", "bradycardia", "normal", "noise")
     no_answer: ClassVar[str] = "noise"
+    unanswered: ClassVar[str] = (
+        "beats; take annotated records, or let the ingest find the beats: 'ecgray ingest ... --detect-beats'"
+    )
 
     def window(self, frame_size: int, fs: float) -> tuple[int, int]:
         extra = self._extra(fs)

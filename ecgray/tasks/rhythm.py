@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ecgray.databases.record import RHYTHMS
-from ecgray.tasks.annotated import AnnotatedTask, Int64, most
+from ecgray.tasks.annotated import ELSE, AnnotatedTask, Int64, most
 from ecgray.tasks.base import Annotations
 
 UNDEFINED, NOISE, NORMAL, AFIB, AFLUT, OTHER = (
@@ -32,6 +32,7 @@ class Rhythm(AnnotatedTask):
     name: ClassVar[str] = "rhythm"
     every_class: ClassVar[tuple[str, ...]] = ("undefined", "noise", "normal", "afib", "aflut")
     no_answer: ClassVar[str] = "undefined"
+    unanswered: ClassVar[str] = f"rhythms of its classes; take records with annotated rhythms, or {ELSE}"
 
     def answers(self, record: Int64, start: Int64, frame_size: int, annotations: Annotations) -> Int64:
         if self.rule == "paper":

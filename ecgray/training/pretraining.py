@@ -102,8 +102,7 @@ def _check_labels(config: PretrainConfig, archive: Archive, plan: Plan) -> None:
     classes = {name for name, count in found.items() if count and name != "dropped"}
     if not classes - {getattr(config.task, "no_answer", None)}:
         raise EcgrayError(
-            f"The frames must show what {config.task.name} is learned from, got no beat or rhythm in the annotations; "
-            "take annotated records, or find the beats with 'ecgray ingest --detect-beats'."
+            f"The frames must show what {config.task.name} is learned from, got no {config.task.unanswered}."
         )
     if len(classes) == 1:
         log.warning("The first %d frames are all of one class (%s): there is nothing to tell apart.", FRAMES, *classes)
