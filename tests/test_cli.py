@@ -247,6 +247,14 @@ def test_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize("url", ["s3://lab/holter", "gs://lab/holter", "https://lab.org/holter"])
+def test_what_is_read_on_this_machine_has_no_url(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["ingest", "folder", url, "--out", tmp_path / "out", "--workers", 0], ["runs", url]):
+        line = refused(capsys, *words)
+        assert f"got the URL {url}; copy them here, or mount the bucket" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ("pretrain", "weimann2021_beat", "--data", shards, "--out", tmp_path / "run", *SMALL)
     assert "missing" in refused(capsys, "inspect", tmp_path / "missing")

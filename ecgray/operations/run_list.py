@@ -15,6 +15,7 @@ from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import seed_folder
 from ecgray.finetuning.seed_run import CHOSEN, COMPLETE
+from ecgray.shards.storage import require_local
 from ecgray.training.checkpoint import COMPLETE as MARKER
 from ecgray.training.checkpoint import fault_of, read_loop_state
 from ecgray.training.config import PretrainConfig
@@ -47,7 +48,8 @@ class RunRow:
 
 
 def list_runs(root: Path) -> list[RunRow]:
-    """Every run in ``root``, at any depth, oldest change first. Raises EcgrayError when ``root`` is no folder."""
+    """Every run in ``root``, at any depth, oldest change first. Raises EcgrayError when ``root`` is no folder here."""
+    require_local(root, "The runs")
     if not root.is_dir():
         raise EcgrayError(f"Runs are looked for in a folder, got {root}, which is none; give the one above them.")
     return sorted((_row(folder) for folder in _folders(root)), key=lambda row: (row.changed, str(row.path)))

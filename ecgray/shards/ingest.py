@@ -35,7 +35,7 @@ from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_
 from ecgray.shards.prepare import Target, prepare
 from ecgray.shards.progress import Progress, outcome
 from ecgray.shards.remote_ingest import at_url, publish_set, published_shard, refuse_finished, send_shard
-from ecgray.shards.storage import is_remote, list_files, resolve
+from ecgray.shards.storage import is_remote, list_files, require_local, resolve
 from ecgray.shards.working import NOT_OF_A_RUN, pull, push, working_folder
 from ecgray.shards.writer import finish, publish_shard, write_shard
 
@@ -65,11 +65,11 @@ def ingest(
     Ray (None: as many as the cluster has CPUs; 0: this process, Ray is not imported). The bytes of the result depend on
     none of this but ``fs``, ``detect_beats`` and ``shard_mb``. An ingest that was killed goes on when called again.
 
-    Raises EcgrayError for a root that is not the database's, two records of one name, an output that holds a finished
-    set, an ingest with other settings or other files, or cannot be written, and when no record is usable.
+    Raises EcgrayError for a root that is a URL or not the database's, two records of one name, an output that holds a
+    finished set, an ingest with other settings or other files, or cannot be written, and when no record is usable.
     """
     # Absolute, since Ray's workers may have been started in another folder.
-    root = Path(root).expanduser().absolute()
+    root = require_local(root, "The records of a database").expanduser().absolute()
     url = resolve(out) if is_remote(out) else None
     out = working_folder(url) if url is not None else Path(out).expanduser().absolute()
     _check(fs, workers, shard_mb)

@@ -67,6 +67,16 @@ def resolve(path: str | Path) -> str:
     return f"{scheme}://{rest.rstrip('/')}"
 
 
+def require_local(place: str | Path, what: str) -> Path:
+    """``place`` as a path. Raises EcgrayError for a URL, also one that has been a ``Path``: ``what`` is read here."""
+    if match := _REMOTE.match(str(place)):
+        raise EcgrayError(
+            f"{what} must lie in a folder that this machine sees, got the URL {match[1]}://{match[2]}; copy them here, "
+            "or mount the bucket, and give that folder."
+        )
+    return Path(place)
+
+
 def join(folder: str, *names: str) -> str:
     """The URL (or path) of a file in a folder."""
     return "/".join((folder.rstrip("/"), *names))
