@@ -211,9 +211,9 @@ def _from_archive(archive: Archive, number: int, order: list[int]) -> _Recording
 
 
 def _from_files(path: Path, name: str, leads: tuple[str, ...], lead: str | None) -> _Recording:
-    reference = Reference(record=name, patient=name, path=path)
+    reference, chosen = Reference(record=name, patient=name, path=path), () if lead is None else (lead,)
     try:
-        record = read_record(reference, "folder", beat_symbols={}, rhythm_names={}, leads=() if lead is None else (lead,), annotator=None)
+        record = read_record(reference, "folder", beat_symbols={}, rhythm_names={}, leads=chosen, annotator=None)
         record = checked(record, Target(fs=record.fs, leads=record.leads))
     except RecordRefused:
         raise

@@ -163,7 +163,8 @@ def _read_evaluation(place: Path | str, folder: Path, values: dict[str, Any]) ->
         run = _read_finetuned(*_folder(str(values.get("run"))))
     except EcgrayError as error:
         raise EcgrayError(f"The evaluation '{place}' needs the run that it is of: {error}") from error
-    hashes, labels = values.get("manifest_hashes"), values.get("labels", [])
+    hashes: Any = values.get("manifest_hashes")
+    labels: Any = values.get("labels", [])
     if not all(isinstance(many, list) and all(isinstance(one, str) for one in many) for many in (hashes, labels)):
         raise EcgrayError(f"'{place}/evaluation.json' must name what was evaluated, got nothing; evaluate again.")
     predictions = read_predictions(folder / "predictions.parquet")
