@@ -23,7 +23,7 @@ The archive is of a size: patients, records, hours, fs (Hz), leads; int16. By de
     passes                steps x B / (training patients x frames_per_visit)
     bucket (s3, gs)       a node fetches whole shards: each once where its cache holds all, else those of its
                           lanes' patients once a pass; the hours are at least bytes fetched / bytes/s that a node reads
-    object store          for every stream of a node, BLOCKS_ALIVE blocks of the Ray stream
+    object store          for every stream of a node, BLOCKS_ALIVE blocks of the Ray stream, a third more at times
     cost                  hours x n x price
 
 What limits is the largest part of the step. A rate that is neither given nor measured is asked for, never guessed.
@@ -42,15 +42,12 @@ import torch
 
 from ecgray.errors import EcgrayError
 from ecgray.models.base import parameter_count
-from ecgray.sampling.ray_data import BLOCK_BYTES
+from ecgray.sampling.ray_data import BLOCK_BYTES, BLOCKS_ALIVE
 from ecgray.shards.archive import open_archive
 from ecgray.training.config import PretrainConfig
 from ecgray.training.loop import network_of
 
 SAMPLE_BYTES, GRADIENT_BYTES = 2, 4
-BLOCKS_ALIVE = 23
-"""Blocks of one stream in the object store, the most that ``benchmarks/scaling.py`` has seen, with two tasks at a time;
-with one it was 8."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,9 @@ import pytest
 from ecgray.cli import main
 from ecgray.errors import EcgrayError
 from ecgray.models import MODELS, list_models
-from ecgray.operations.capacity import BLOCKS_ALIVE, ArchiveSize, Needs, Rates, measured_stream, needs_of
+from ecgray.operations.capacity import ArchiveSize, Needs, Rates, measured_stream, needs_of
 from ecgray.recipes import RECIPES
+from ecgray.sampling.ray_data import BLOCKS_ALIVE
 from ecgray.training.config import PretrainConfig
 
 RATES = Rates(

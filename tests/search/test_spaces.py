@@ -91,7 +91,7 @@ def test_rungs() -> None:
         settings = SearchConfig(**search)  # type: ignore[arg-type]
         return replace(config, pretrain=replace(config.pretrain, training=training), search=settings).rungs
 
-    assert rungs(90) == (22,)
+    assert rungs(90) == (18,)
     assert rungs(90, reduction=3, rungs=2) == (10, 30)
     assert rungs(100, reduction=4, rungs=3) == (1, 4, 16)
     assert rungs(5, early_stopping=False) == ()
