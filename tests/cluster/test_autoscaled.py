@@ -26,6 +26,7 @@ SWEEP = [
     "--pretrain.sampling.val-fraction 0.25 --pretrain.training.steps 4 --pretrain.training.batch-size 16",
     "--finetune.data.seconds 8 --finetune.data.train-fraction 0.5 --finetune.protocol.val-fraction 0.2",
     "--search.seeds 1 --search.epochs 1 --finetune.protocol.epochs 1 --probe.epochs 1 --trials 2 --final-seeds 2",
+    "--search.reduction 2",
 ]
 FINETUNE = [
     "--pretrained none --model.width 4 --data.seconds 8 --data.train-fraction 0.5 --protocol.val-fraction 0.2",
