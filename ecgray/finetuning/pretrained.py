@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def _chosen_at(checkpoint: Path) -> int | None:
     step = int(number) if number.isdecimal() else None
     if step is None or run.best.resolve() != checkpoint:
         return step
-    return max([step, *(line["step"] for line in run.read_metrics(run.find_metrics(step)))])
+    end = run.find_metrics(sys.maxsize)  # all of its lines, of weeks, would be millions
+    return max([step, *(line["step"] for line in run.read_metrics(end))])
 
 
 def not_yet_trained(config: PretrainConfig, archive: Archive) -> Pretrained:
