@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -170,6 +171,16 @@ for verb in VERBS:
 assert "ray" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["databases", "--json"]])
+def test_a_reader_that_has_enough(words: list[str]) -> None:
+    """As ``| head -1`` does: it reads a part, or nothing, and closes."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "ecgray", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_as_a_module() -> None:

@@ -11,11 +11,10 @@ from ecgray.errors import EcgrayError, unknown
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if words else 2
     try:
-        if words[0] == "--version":
+        if not words or words[0] in ("-h", "--help"):
+            print(_overview())
+        elif words[0] == "--version":
             from ecgray import __version__
 
             print(f"ecgray {__version__}")
@@ -23,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             VERBS[words[0]][1](words[1:])
         else:
             raise unknown("command", words[0], VERBS)
+        sys.stdout.flush()  # what a closed pipe refuses is heard here, not while the interpreter ends
     except EcgrayError as error:
         print(f"ecgray: {error}", file=sys.stderr)
         return 2
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"ecgray: interrupted{f'; {interrupt}' if str(interrupt) else ''}.", file=sys.stderr)
         return 130
-    return 0
+    return 0 if words else 2
 
 
 def _overview() -> str:

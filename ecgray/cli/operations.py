@@ -162,7 +162,7 @@ def plan(words: list[str]) -> None:
         return
     nodes = -(-c.gpus // c.gpus_per_node)
     rows = {
-        "cluster": f"{c.gpus} GPUs on {nodes} nodes, {c.gpus_per_node} each",
+        "cluster": f"GPUs {c.gpus}, nodes {nodes} with {c.gpus_per_node} each",
         "archive": f"{name}: {archive.patients:,} patients, {archive.records:,} records, {archive.hours:,.1f} hours, "
         f"{archive.fs:g} Hz, {archive.leads} lead{'' if archive.leads == 1 else 's'}",
         "signal": f"{needs.archive_bytes / 1e9:,.1f} GB, {needs.shards:,} shards of {c.shard_mb:g} MB",

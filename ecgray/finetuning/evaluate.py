@@ -109,7 +109,7 @@ def finished_run(run: Path | str) -> FinishedRun:
     config = read_config(folder)
     seeds = tuple(seed for seed in config.protocol.seed_numbers if is_complete(seed_folder(folder, seed)))
     if not seeds:
-        raise EcgrayError(f"A run must have a finished seed to be evaluated, got none in {place}; go on with --resume.")
+        raise EcgrayError(f"A run must have a finished seed, got none in {place}; go on with it by --resume.")
     models = [read_model(seed_folder(folder, seed)) for seed in seeds]
     networks = tuple(network.to(best_device()) for network, _ in models)
     return FinishedRun(place, folder, config, seeds, networks, models[0][1])

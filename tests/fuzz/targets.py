@@ -22,6 +22,7 @@ from ecgray.databases.synthetic import Synthetic
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.folder import read_config as read_finetuning
 from ecgray.finetuning.labelled import open_labelled
+from ecgray.finetuning.predict import predict
 from ecgray.finetuning.pretrained import open_pretrained
 from ecgray.finetuning.seed_run import STATE
 from ecgray.finetuning.seed_state import load_state
@@ -199,6 +200,13 @@ def load_seed(root: Path, rng: Rng) -> None:
         assert model(torch.zeros(1, len(model.leads), min(length, 512))).ndim == 2
 
 
+def predict_recordings(root: Path, rng: Rng) -> None:
+    """As somebody does with files that no shard set was made of."""
+    name, lead = (("wfdb16/r", "V5"), ("cinc2017/training2017/A00405", None))[int(rng.integers(2))]
+    table = predict(root / "finetuning", [root / name], root / "predicted" / "table.csv", lead=lead)
+    assert table.filter(like="probability_").sum(axis=1).round(3).eq(1).all()
+
+
 def read_run_files(root: Path, rng: Rng) -> None:
     run = RunFolder(root / "pretraining")
     read_config(run.path)
@@ -340,6 +348,16 @@ TARGETS = (
             "finetuning/seeds/seed-00/complete": mutate.json_text,
         },
         load_seed,
+    ),
+    Target(
+        "predicted recordings",
+        {
+            f"{name}.{suffix}": mutate.text if suffix == "hea" else mutate.random_bytes
+            for name, signal in (("wfdb16/r", "dat"), ("cinc2017/training2017/A00405", "mat"))
+            for suffix in ("hea", signal)
+        },
+        predict_recordings,
+        scratch=("predicted",),
     ),
     Target(
         "run files",
