@@ -34,6 +34,12 @@ class Distributed:
             dist.all_reduce(values)
         return values
 
+    def total(self, number: float) -> Tensor:
+        """A number that each host knows, summed over all ranks: float64 (), on the host where this rank is alone."""
+        if self.size == 1:
+            return torch.tensor(number, dtype=torch.float64)
+        return self.sum(torch.full((), number, dtype=torch.float64, device=self.device))
+
     def from_first(self, values: Tensor) -> Tensor:
         """The first rank's ``values``, in place."""
         if self.size > 1:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -138,7 +138,8 @@ class Training:
             counts += torch.from_numpy(self._histogram.counts).to(distributed.device)
         weights = config.objective.weights(distributed.from_first(counts).cpu().numpy())
         self._weights = None if weights is None else weights.to(distributed.device)
-        self.optimiser = config.optimiser.make(self.network.parameters())
+        self._parameters = list(self.network.parameters())
+        self.optimiser = config.optimiser.make(self._parameters)
         self._autocast = torch.autocast(
             distributed.device.type, torch.bfloat16, enabled=config.training.precision == "bf16"
         )
@@ -279,38 +280,38 @@ class Training:
     def _step(self, batch: Batch) -> Step:
         """Forward, backward and one step of the optimiser on this rank's frames."""
         training, distributed, objective = self._config.training, self._distributed, self._config.objective
-        target = self._standardise.target(batch)
-        counted = (target != IGNORED).sum(dtype=torch.float64)
+        # What the host knows is not asked of the device: a small network's step is as fast as its host can launch it.
+        counted = int((batch.target != IGNORED).sum())
         # DDP averages over ranks, whatever each one holds: times the ranks, over what counts on all of them.
-        scale = (distributed.size / distributed.sum(counted.clone()).clamp_min(1)).float()
-        bounds = np.linspace(0, len(batch), training.accumulation + 1).astype(int)
-        losses = torch.empty(len(batch), device=distributed.device)
-        correct = torch.zeros((), dtype=torch.float64, device=distributed.device)
-        for first, last in pairwise(bounds):
+        scale = (distributed.size / distributed.total(counted).clamp_min(1)).float()
+        target = self._standardise.target(batch)
+        parts = training.accumulation
+        losses, predicted = [], []
+        for first, last in pairwise(len(batch) * part // parts for part in range(parts + 1)):
             accumulates = last < len(batch) and isinstance(self._wrapped, DistributedDataParallel)
             with self._wrapped.no_sync() if accumulates else contextlib.nullcontext():  # type: ignore[operator]
                 with self._autocast:
                     logits = self._wrapped(self._standardise(batch.rows(first, last)))
-                part = objective.losses(logits, target[first:last], self._weights)
-                (part.sum() * scale).backward()
-            losses[first:last] = part.detach()
-            correct += (logits.argmax(1) == target[first:last]).sum()
-        parameters = list(self.network.parameters())
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+                part_losses = objective.losses(logits, target[first:last], self._weights)
+                (part_losses.sum() * scale).backward()
+            losses.append(part_losses.detach())
+            predicted.append(logits.detach().argmax(1))
+        norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None], foreach=True)
         if self._config.optimiser.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self._config.optimiser.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(self._parameters, self._config.optimiser.clip_norm, norm)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        loss = losses.sum(dtype=torch.float64)
-        finite = torch.isfinite(norm) & torch.isfinite(loss)
-        stop = torch.full_like(loss, float(self._stop()))
-        sums = distributed.sum(torch.stack([loss, correct, counted, (~finite).double(), stop]))
-        return Step.read_later(self.state.step + 1, batch, losses, sums)
+        frame_losses = torch.cat(losses)
+        loss = frame_losses.sum(dtype=torch.float64)
+        correct = (torch.cat(predicted) == target).sum()
+        known = (torch.full_like(loss, counted), torch.full_like(loss, self._stop()))
+        sums = distributed.sum(torch.stack([loss, correct.double(), norm.double(), *known]))
+        return Step.read_later(self.state.step + 1, batch, frame_losses, sums)
 
     def _take(self, step: Step) -> bool:
         """Add a step's outcome to the running sums; returns whether a stop was asked for."""
-        loss, correct, counted, nonfinite, stop = step.read()
-        if nonfinite:
+        loss, correct, norm, counted, stop = step.read()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             stop_on_nonfinite(self._run, self._config, self._archive, self._distributed, step)
         self.state.loss += loss
         self.state.correct += correct
@@ -319,7 +320,7 @@ class Training:
 
     def _refuse_nonfinite(self) -> None:
         """Raises RunEnded for weights that a step with a finite loss and gradient has made infinite."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters):
             raise RunEnded(
                 f"The weights must be finite, got nan or inf after step {self.state.step}, whose loss and gradient "
                 f"were finite; the last good checkpoint is {self._last_good()}. Start a new run with a lower "

@@ -16,8 +16,8 @@ from ecgray.sampling.stream import Batch
 class Step:
     """One step's outcome on its way to the host.
 
-    ``sums`` (5,) over all ranks: loss, correct, counted, not finite, asked to stop; ``losses``
-    (n,) of this rank's frames.
+    ``sums`` (5,) over all ranks: loss, correct frames, norm of the gradient (of use for whether it is finite), counted
+    frames, how many were asked to stop; ``losses`` (n,) of this rank's frames.
     """
 
     number: int

@@ -36,18 +36,16 @@ class Standardise:
 
     def __init__(self, archive: Calibrated, mean_mv: float, sd_mv: float, device: torch.device) -> None:
         gain, baseline = archive.gain.astype(np.float64), archive.baseline.astype(np.float64)
-        self._factor = (1 / (gain * sd_mv)).astype(np.float32)
-        self._shift = (-(baseline / gain + mean_mv) / sd_mv).astype(np.float32)
+        factor, shift = 1 / (gain * sd_mv), -(baseline / gain + mean_mv) / sd_mv
+        self._calibration = np.stack([factor, shift], axis=1).astype(np.float32)
         self._device = device
 
     def __call__(self, batch: Batch) -> Tensor:
         """(n, leads, samples) float32 on the device from the batch's int16 (n, leads, samples)."""
         leads, slots = batch.signal.shape[1], batch.slot_record.shape[1]
-        # (n, slots, leads) -> (n, leads, slots, 1): each slot has the calibration of its own record.
-        factor, shift = (
-            self._move(column[batch.slot_record].transpose(0, 2, 1)).unsqueeze(3)
-            for column in (self._factor, self._shift)
-        )
+        # (n, slots, 2, leads) -> twice (n, leads, slots, 1): each slot has the calibration of its own record.
+        calibration = self._calibration[batch.slot_record].transpose(2, 0, 3, 1)[..., None]
+        factor, shift = self._move(calibration).unbind()
         signal = self._move(batch.signal).float().reshape(len(batch), leads, slots, -1)
         return torch.addcmul(shift, signal, factor).reshape(len(batch), leads, -1)
 
