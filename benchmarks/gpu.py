@@ -114,7 +114,6 @@ def measure(device: torch.device, shards: Path, given: Any) -> list[dict[str, An
                 batch_size=batch,
                 precision=precision,
                 compile=way == "compiled",
-                log_every=50,
             )
             bare = BareLoop(config, device, compiled=way == "compiled")
             if operations is None:

@@ -107,7 +107,7 @@ class TrainingConfig:
     """Steps between checkpoints."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints stay on disk, beside the best one."""
-    log_every: int = 10
+    log_every: int = 50
     """Steps between lines of metrics."""
     threads: int | None = None
     """CPU threads of each worker (default: its share of the machine's cores)."""

@@ -69,6 +69,8 @@ from ecgray.training.validation import validate
 from ecgray.training.watching import Watch
 
 log = logging.getLogger(__name__)
+LAG = {"cuda": 1}
+"""Steps on a device that may be begun before the outcome of one is read: a GPU is not to wait for its host."""
 LOOK_EVERY = 8
 """Batches of a validation between two looks at the stop request."""
 Report = Callable[[dict[str, Any]], None]
@@ -149,6 +151,7 @@ class Training:
         self._wrapped.train()
         torch.manual_seed(config.training.seed + distributed.rank)
         self._watch: Watch | None = None
+        self._pace = Pace()
         self.state = LoopState()
         self._saved: int | None = None
         """Step of the last good checkpoint."""
@@ -230,15 +233,15 @@ class Training:
             self._publish_progress()
 
     def _steps(self, stream: Iterator[Batch]) -> None:
-        training, pace = self._config.training, Pace()
+        training, pace = self._config.training, self._pace
         if self.state.validation_due:
             self._validate()
             if self.state.validation_due:
                 raise self._stopped()
             self._save()
-        # On a GPU the host reads a step's outcome while the next one runs.
-        lag = 1 if self._distributed.device.type == "cuda" else 0
+        lag = LAG.get(self._distributed.device.type, 0)
         pending: deque[Step] = deque()
+        pace.restart()
         warm = self._distributed.size == 1
         for batch in pace.waiting_for(stream):
             if not warm:
@@ -246,19 +249,16 @@ class Training:
                 warm = True
             pending.append(self._step(batch))
             self.state.step += 1
-            pace.frames += training.batch_size
             done = self.state.step
-            logs, validates, saves = (
+            validates, saves = (
                 done == self.last_step or done % every == 0
-                for every in (training.log_every, training.validate_every, training.checkpoint_every)
+                for every in (training.validate_every, training.checkpoint_every)
             )
             stopping = False
-            while len(pending) > (0 if logs or validates or saves or stopping else lag):
+            while len(pending) > (0 if validates or saves or stopping else lag):
                 stopping |= self._take(pending.popleft())
             if self._watch is not None:
                 self._watch.stepped()
-            if logs:
-                self._log(pace)
             if validates or saves or stopping:
                 self._refuse_nonfinite()
             if validates:
@@ -266,7 +266,7 @@ class Training:
                 stopping |= self.state.validation_due
             if saves or stopping:
                 self._save()
-            if logs or validates or saves:
+            if validates or saves:
                 pace.restart()
             if stopping and (done < self.last_step or self.state.validation_due):
                 raise self._stopped()
@@ -309,13 +309,16 @@ class Training:
         return Step.read_later(self.state.step + 1, batch, frame_losses, sums)
 
     def _take(self, step: Step) -> bool:
-        """Add a step's outcome to the running sums; returns whether a stop was asked for."""
+        """Add a step's outcome to the running sums, logged when it is time; returns whether a stop was asked for."""
         loss, correct, norm, counted, stop = step.read()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             stop_on_nonfinite(self._run, self._config, self._archive, self._distributed, step)
         self.state.loss += loss
         self.state.correct += correct
         self.state.counted += counted
+        self._pace.frames += self._config.training.batch_size
+        if step.number % self._config.training.log_every == 0 or step.number == self.last_step:
+            self._log(step.number)
         return stop > 0
 
     def _refuse_nonfinite(self) -> None:
@@ -345,22 +348,24 @@ class Training:
             for name, buffer in self.network.named_buffers():
                 buffer.copy_(before[name])
 
-    def _log(self, pace: Pace) -> None:
-        state, counted, measured = self.state, max(self.state.counted, 1), pace.measure()
+    def _log(self, step: int) -> None:
+        """The means since the last time, as of ``step``."""
+        state, counted, measured = self.state, max(self.state.counted, 1), self._pace.measure()
         if self._watch is not None:
             values = {"loss": state.loss / counted, "accuracy": state.correct / counted, "frames": int(state.counted)}
-            self._watch.add("train", state.step, values | measured)
+            self._watch.add("train", step, values | measured)
         if self._publish is not None:
             self._publish(
                 measured
                 | {
-                    "step": state.step,
+                    "step": step,
                     "loss": state.loss / counted,
                     "step_s": self._config.training.batch_size / measured["frames_per_s"],
                     "gpu_memory_bytes": self._distributed.memory_bytes,
                 }
             )
         state.loss = state.correct = state.counted = 0.0
+        self._pace.restart()
 
     def _validate(self) -> bool:
         """Returns whether this is the best validation so far. At a stop request it is left and stays due."""

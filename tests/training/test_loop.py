@@ -98,6 +98,24 @@ def test_the_gradient_is_that_of_the_counted_frames(make_config: MakeConfig, tmp
         torch.testing.assert_close(before[name] - parameter.detach(), gradient, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("log_every", [1, 5])
+def test_an_outcome_that_is_read_later_changes_nothing(
+    log_every: int, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a step is begun before the one before it has been read."""
+    config, rows = make_config(log_every=log_every), []
+    for lag in (0, 1, 3):
+        monkeypatch.setattr(loop, "LAG", {"cpu": lag})
+        run = RunFolder(pretrain(config, tmp_path / str(lag), show_progress=False))
+        timed = ("frames_per_s", "waiting_for_data")
+        shown = [{key: row[key] for key in row if key not in timed} for row in run.read_metrics()]
+        states = [file.read_bytes() for file in sorted(run.checkpoints.glob("*/*.safetensors"))]
+        rows.append((shown, states))
+    assert rows[0] == rows[1] == rows[2] and len(rows[0][1]) > 3
+    logged = [row["step"] for row in rows[0][0] if row["kind"] == "train"]
+    assert logged == sorted({*range(log_every, 13, log_every), 12})
+
+
 def test_validation_equals_a_slow_loop(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(steps=4)
     run = RunFolder(pretrain(config, tmp_path / "run", show_progress=False))

@@ -16,6 +16,7 @@ from ecgray.cli import main
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import make_plan
 from ecgray.shards.archive import open_archive
+from ecgray.training import loop
 from ecgray.training.config import OptimiserConfig, PretrainConfig
 from ecgray.training.pretraining import pretrain
 from ecgray.training.run import read_config
@@ -51,6 +52,18 @@ def test_from_a_diverging_run_to_a_picture_of_its_frames(
     table = pd.read_csv(file, dtype=str)
     frames = sorted(zip(table["database"], table["patient"], table["record"], table["start"].astype(int), strict=True))
     assert frames == sorted(archive.provenance(record, start))
+
+
+def test_the_frames_are_those_of_the_step_though_the_next_has_begun(
+    make_config: Callable[..., PretrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, files = replace(make_config(steps=9), optimiser=OptimiserConfig(learning_rate=1e25)), []
+    for lag in (0, 1):
+        monkeypatch.setattr(loop, "LAG", {"cpu": lag})
+        with pytest.raises(EcgrayError, match=r"at step 2; .*The last good checkpoint is none yet"):
+            pretrain(config, tmp_path / str(lag), show_progress=False)
+        files.append((tmp_path / str(lag) / "nonfinite-step-000002-rank-0.csv").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_an_infinite_gradient_behind_a_finite_loss_stops_too(
