@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -137,7 +138,7 @@ def _work(given: argparse.Namespace, root: Path, writer: int, done: Counter[str]
     watch = Watch(root)
     os.chdir(root)  # names that are relative to an open folder are told to the audit without it
     out = open(writer, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
-    counts = [max(1, round(given.inputs * target.share / total)) for target in chosen]
+    counts = [math.ceil(given.inputs * target.share / total) for target in chosen]
     if given.coverage:
         from guided import fuzz
 
