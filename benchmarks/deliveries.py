@@ -152,5 +152,9 @@ class Deliveries:
                 return np.array(maps[shard[i]][:, offset[i] : offset[i] + size]), label
 
         slots = self.setting.future
-        for signal, labels in torch.utils.data.DataLoader(Frames(), batch_size=BATCH, num_workers=workers):
+        forks = "fork" if workers else None
+        loader = torch.utils.data.DataLoader(
+            Frames(), batch_size=BATCH, num_workers=workers, multiprocessing_context=forks
+        )
+        for signal, labels in loader:
             yield signal.numpy(), labels
