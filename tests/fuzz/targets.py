@@ -202,9 +202,9 @@ def load_seed(root: Path, rng: Rng) -> None:
 
 def predict_recordings(root: Path, rng: Rng) -> None:
     """As somebody does with files that no shard set was made of."""
-    name, lead = (("wfdb16/r", "V5"), ("cinc2017/training2017/A00405", None))[int(rng.integers(2))]
-    table = predict(root / "finetuning", [root / name], root / "predicted" / "table.csv", lead=lead)
-    assert table.filter(like="probability_").sum(axis=1).round(3).eq(1).all()
+    for name, lead in (("wfdb16/r", "V5"), ("cinc2017/training2017/A00405", None)):
+        table = predict(root / "finetuning", [root / name], root / "predicted" / f"{lead}.csv", lead=lead)
+        assert table.filter(like="probability_").sum(axis=1).round(3).eq(1).all()
 
 
 def read_run_files(root: Path, rng: Rng) -> None:
@@ -358,6 +358,7 @@ TARGETS = (
         },
         predict_recordings,
         scratch=("predicted",),
+        share=0.5,
     ),
     Target(
         "run files",
