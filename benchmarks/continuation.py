@@ -37,7 +37,7 @@ from ecgray.models import ResNet
 from ecgray.sampling.plan import SamplingConfig, make_plan
 from ecgray.shards.archive import open_archive
 from ecgray.tasks import TASKS
-from ecgray.training import checkpoint, loop
+from ecgray.training import checkpoint, loop, validation
 from ecgray.training.config import DataConfig, PretrainConfig, TrainingConfig
 from ecgray.training.distributed import Distributed
 from ecgray.training.pretraining import pretrain
@@ -50,7 +50,7 @@ RAY_STEPS = 60
 LEAVE_S = 20.0
 """How long the other ranks have to notice that one is gone."""
 TIMINGS = ("frames_per_s", "waiting_for_data")
-OWNERS: dict[str, Any] = {"Training": loop.Training, "loop": loop, "checkpoint": checkpoint}
+OWNERS: dict[str, Any] = {"Training": loop.Training, "loop": loop, "validation": validation, "checkpoint": checkpoint}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def places(random_steps: int, seed: int = 0) -> list[Place]:
     steps = np.sort(np.random.default_rng(seed).choice(np.arange(3, STEPS + 1), random_steps, replace=False)).tolist()
     return [
         Place("first step", "Training", "_step", 1, "after"),
-        Place("validation", "loop", "validation_batches", 2, "amid"),
+        Place("validation", "validation", "validation_batches", 2, "amid"),
         Place("files unfinished", "loop", "save_optimiser", 2, writer=True),
         Place("before the marker", "checkpoint", "write_json", 6, writer=True),
         Place("torn after", "Training", "_step", 11, torn=True),

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ecgray.errors import EcgrayError
 from ecgray.sampling.plan import Plan
-from ecgray.sampling.stream import Batch, open_stream, validation_batches
+from ecgray.sampling.stream import Batch, open_stream
 from ecgray.shards.archive import Archive
 from ecgray.shards.storage import StorageLost, join
 from ecgray.shards.working import pull
@@ -65,14 +65,12 @@ from ecgray.training.published import (
 from ecgray.training.run import RunFolder, run_hash
 from ecgray.training.standardise import Standardise, standardisation_of
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest, ValidationAbandoned
-from ecgray.training.validation import validate
+from ecgray.training.validation import until_stopped, validate
 from ecgray.training.watching import Watch
 
 log = logging.getLogger(__name__)
 LAG = {"cuda": 1}
 """Steps on a device that may be begun before the outcome of one is read: a GPU is not to wait for its host."""
-LOOK_EVERY = 8
-"""Batches of a validation between two looks at the stop request."""
 Report = Callable[[dict[str, Any]], None]
 Publish = Callable[[Mapping[str, float]], None]
 """Takes numbers to be watched, by the keys of ``ray_metrics.GAUGES``."""
@@ -370,10 +368,12 @@ class Training:
     def _validate(self) -> bool:
         """Returns whether this is the best validation so far. At a stop request it is left and stays due."""
         self.state.validation_due = True
+        # Without gradients a rank has room for more than its share of a step, which may be a handful of frames.
+        batch = max(1, self._config.training.batch_size // self._config.training.accumulation)
         try:
             result = validate(
                 self.network,
-                self._validation_batches(),
+                until_stopped(self._archive, self._plan, self._config.task, batch, self._stop, self._distributed),
                 self._classes,
                 self._standardise,
                 self._config.objective,
@@ -394,21 +394,6 @@ class Training:
             return False
         self.state.best_step, self.state.best_accuracy = self.state.step, result.accuracy
         return True
-
-    def _validation_batches(self) -> Iterator[Batch]:
-        """This rank's; raises ValidationAbandoned on all ranks before the same batch when one was asked to stop."""
-        distributed, training, plan = self._distributed, self._config.training, self._plan
-        # Without gradients a rank has room for more than its share of a step, which may be a handful of frames.
-        batch = max(1, training.batch_size // training.accumulation)
-        frames = len(plan.val_patients) * plan.sampling.val_frames_per_patient
-        shared = -(-(frames // distributed.size) // batch)  # batches that every rank has; some have one more
-        dealt = validation_batches(self._archive, plan, self._config.task, batch, distributed.rank, distributed.size)
-        for number, rows in enumerate(dealt):
-            if number < shared and number % LOOK_EVERY == 0:
-                stop = torch.tensor([float(self._stop())], device=distributed.device)
-                if distributed.sum(stop).item():
-                    raise ValidationAbandoned
-            yield rows
 
     def _save(self) -> None:
         root, state, distributed = self._run.checkpoints, self.state, self._distributed

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ecgray.sampling.stream import Batch
-from ecgray.tasks.base import IGNORED
+from ecgray.sampling.plan import Plan
+from ecgray.sampling.stream import Batch, validation_batches
+from ecgray.shards.archive import Archive
+from ecgray.tasks.base import IGNORED, Task
 from ecgray.training.distributed import Distributed
 from ecgray.training.objectives import Objective
 from ecgray.training.standardise import Standardise
+from ecgray.training.stopping import StopRequest, ValidationAbandoned
+
+LOOK_EVERY = 8
+"""Batches between two looks at the stop request."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,20 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
+
+
+def until_stopped(
+    archive: Archive, plan: Plan, task: Task, batch: int, stop: StopRequest, distributed: Distributed
+) -> Iterator[Batch]:
+    """This rank's validation frames, ``batch`` at a time. Raises ValidationAbandoned on all ranks before the same batch
+    when one was asked to stop."""
+    frames = len(plan.val_patients) * plan.sampling.val_frames_per_patient
+    shared = -(-(frames // distributed.size) // batch)  # batches that every rank has; some have one more
+    dealt = validation_batches(archive, plan, task, batch, distributed.rank, distributed.size)
+    for number, rows in enumerate(dealt):
+        if number < shared and number % LOOK_EVERY == 0 and distributed.total(stop()).item():
+            raise ValidationAbandoned
+        yield rows
 
 
 @torch.no_grad()

@@ -75,13 +75,13 @@ import ecgray.models, ecgray.tasks
 from ecgray.config import from_dict
 from ecgray.sampling.plan import make_plan
 from ecgray.shards.archive import open_archive
-from ecgray.training import loop
+from ecgray.training import loop, validation
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed
 from ecgray.training.run import RunFolder
 from ecgray.training.stopping import RunStopped, StopRequest, stop_on_signals
 
-plain, seen = loop.validation_batches, []
+plain, seen = validation.validation_batches, []
 
 def signalled(step):
     # In the third batch of a validation, the one of that step; then counts how far it went.
@@ -106,7 +106,7 @@ for start, step in enumerate(json.loads(sys.argv[3])):
             torch.set_num_threads(1)
             dist.init_process_group("gloo", init_method=f"file://{out}-{start}", rank=rank, world_size=2)
             if rank == 1:
-                loop.validation_batches = signalled(step)
+                validation.validation_batches = signalled(step)
             archive = open_archive(config.data.shards)
             plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
             group = Distributed(rank, 2)
