@@ -36,7 +36,7 @@ QUICK_FINETUNE := --seeds 3 --model.width 16 --data.seconds 10 --protocol.epochs
 # Tests wait for processes more than they compute: two at a time take half the time on two cores. In the order of
 # folders, so that the longest file, of clusters, is not the last.
 test: install lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -rs
 
 # SIGKILL in many places, of one worker and of all, every task, 0 to 3 workers, and 1 to 3 on Ray: equal to the bit.
 test-kill: install
@@ -56,7 +56,7 @@ fuzz: install
 # What takes minutes and is run for every change all the same: sweeps and trials that are killed, workers and their driver
 # told to leave.
 test-long: install
-	$(BIN)/python -m pytest -m slow tests/search tests/training \
+	$(BIN)/python -m pytest -rs -m slow tests/search tests/training \
 	    tests/cluster/test_faults.py::test_a_worker_that_gets_sigterm_saves_and_leaves
 
 lint: install

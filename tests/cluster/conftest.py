@@ -153,9 +153,7 @@ def cluster(
     hosts_module: ModuleType, cluster_config: PretrainConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     """A cluster of two hosts, closed by a token."""
-    lacking = hosts_module.missing()
-    if lacking:
-        pytest.skip(lacking)
+    hosts_module.require()
     root = tmp_path_factory.mktemp("cluster")
     token = root / "token"
     token.touch(mode=0o600)

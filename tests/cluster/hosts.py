@@ -3,7 +3,8 @@
 A world is a network and process namespace with a bridge; each host in it has namespaces for its network, processes,
 mounts, name and shared memory, a folder of its own at /tmp/ray and, when asked for, an ssh server. Nothing of it is
 seen outside, and all of it ends with the world's first process. Everything else of the file system is shared, so that
-a run folder lies where all hosts see it, as on NFS. Needs root, iproute2 and util-linux (openssh-server for ssh).
+a run folder lies where all hosts see it, as on NFS. Needs root, iproute2, util-linux and curl; openssh-server, rsync and
+nftables for hosts that are reached by ssh.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 NETWORK = "10.79.0"
 HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
 """ssh asks the system for it, whatever $HOME says: each host has a folder of its own mounted there."""
 SSHD = "/usr/sbin/sshd"
+PACKAGES = "curl iproute2 util-linux openssh-server rsync nftables"
+DEMAND = "ECGRAY_CLUSTER_TESTS"
 
 INIT = """
 set -e
@@ -63,15 +67,35 @@ PasswordAuthentication no
 
 
 def missing(ssh: bool = False) -> str | None:
-    """What this machine lacks for hosts; None where they can be made."""
+    """What this machine lacks for hosts, and what to do about it; None where they can be made."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "network namespaces need Linux and root"
-    tools = ["ip", "unshare", "nsenter", "setpriv", "curl", *(["ssh", "ssh-keygen", "rsync", SSHD] if ssh else [])]
+        return "network namespaces need Linux and root (sudo make test-cluster)"
+    tools = [
+        "ip",
+        "unshare",
+        "nsenter",
+        "setpriv",
+        "curl",
+        *(["ssh", "ssh-keygen", "rsync", "nft", SSHD] if ssh else []),
+    ]
     lacking = [tool for tool in tools if shutil.which(tool) is None]
     if lacking:
-        return f"{', '.join(lacking)} must be installed (apt-get install curl iproute2 util-linux openssh-server rsync)"
+        return f"{', '.join(lacking)} must be installed (apt-get install {PACKAGES})"
     probe = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount", "true"], capture_output=True, text=True)
-    return f"no namespaces here: {probe.stderr.strip()}" if probe.returncode else None
+    if probe.returncode:
+        return f"no namespaces may be made here: {probe.stderr.strip()} (start the container with --privileged)"
+    return None
+
+
+def require(ssh: bool = False) -> None:
+    """Skip the test that asks where hosts cannot be made, with the reason and what mends it; fail it where
+    ECGRAY_CLUSTER_TESTS=required says that they can be."""
+    lacking = missing(ssh)
+    if lacking is None:
+        return
+    if os.environ.get(DEMAND) == "required":
+        pytest.fail(f"{DEMAND}=required, but {lacking}")
+    pytest.skip(f"hosts of a cluster cannot be made: {lacking}")
 
 
 class Hosts:

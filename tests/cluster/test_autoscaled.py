@@ -39,9 +39,7 @@ def head(hosts_module: ModuleType, tmp_path: Path) -> Iterator[Any]:
     """``head(command)``: what the command says on the head of a new cluster, of at most two nodes with a CPU each."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-    lacking = hosts_module.missing()
-    if lacking:
-        pytest.skip(lacking)
+    hosts_module.require()
     provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     settings = {
         "cluster_name": "grows",

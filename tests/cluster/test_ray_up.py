@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def machines(hosts_module: ModuleType, tmp_path: Path) -> Iterator[Any]:
-    lacking = hosts_module.missing(ssh=True)
-    if lacking:
-        pytest.skip(lacking)
-    if shutil.which("nft") is None:
-        pytest.skip("nft must be installed (apt-get install nftables)")
+    hosts_module.require(ssh=True)
     root = tmp_path / "hosts"
     with hosts_module.Hosts(root, 4, ssh=True, environment={"TMPDIR": str(tmp_path), "PYTHONPATH": ""}) as hosts:
         for host in (HEAD, WORKER):

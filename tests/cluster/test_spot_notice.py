@@ -40,7 +40,7 @@ class Metadata(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl must be installed")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl must be installed (apt-get install curl)")
 def test_a_notice_is_told_until_it_is_heard(tmp_path: Path) -> None:
     (tmp_path / "ray").write_text(RAY)
     (tmp_path / "ray").chmod(0o755)
