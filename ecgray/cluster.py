@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from ecgray.errors import EcgrayError
+from ecgray.processor import cores
 
 
 @contextlib.contextmanager
 def connected(*, cpus: int | None = None, quiet: bool = False) -> Iterator[None]:
     """A connection to a cluster: the one there is, the one that RAY_ADDRESS names, or one made (and ended) here.
 
-    ``cpus``: of one made here, None for all of this machine's. ``quiet``: without a dashboard, and without what the
-    workers print. Raises EcgrayError: see ``join``.
+    ``cpus``: of one made here, None for all the cores that this process may use. ``quiet``: without a dashboard, and
+    without what the workers print. Raises EcgrayError: see ``join``.
     """
     import ray
 
@@ -28,13 +29,25 @@ def connected(*, cpus: int | None = None, quiet: bool = False) -> Iterator[None]
     options: dict[str, Any] = {"logging_level": logging.WARNING}
     if quiet:
         options = {"logging_level": logging.ERROR, "include_dashboard": False, "log_to_driver": False}
-    if not address:
-        options |= {"dashboard_host": "127.0.0.1", "num_cpus": cpus}
-    join(address, **options)
+    if address:
+        join(address, **options)
+    else:
+        _join_here(cpus or cores(), **options)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join_here(cpus: int, **options: Any) -> None:
+    """The cluster that ``ray start`` has begun on this machine, else one made here: Ray tells which by refusing
+    ``num_cpus``. Left to itself it counts the cores of the machine, also those that this process may not use."""
+    try:
+        join(None, dashboard_host="127.0.0.1", num_cpus=cpus, **options)
+    except EcgrayError as error:
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        join(None, **options)
 
 
 def join(address: str | None, **options: Any) -> Any:

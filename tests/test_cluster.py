@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ecgray import cluster
 from ecgray.cluster import connected
 from ecgray.errors import EcgrayError
 from ecgray.training.run import resumable
@@ -44,3 +45,31 @@ def test_a_cluster_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(ray, "init", init)
     assert "got: Version mismatch: The cluster was started with: Ray: 1.0; start it" in refusal(tmp_path)
+
+
+def test_a_cluster_made_here_has_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray alone counts all that the machine has."""
+    given: list[object] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "cores", lambda: 3)
+    monkeypatch.setattr(ray, "init", lambda **options: given.append(options["num_cpus"]))
+    for cpus in (None, 2):
+        with connected(cpus=cpus):
+            pass
+    assert given == [3, 2]
+
+
+def test_a_cluster_that_runs_here_is_joined_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of ``ray start``, with RAY_ADDRESS unset: Ray finds it, and refuses a number of CPUs."""
+    joined: list[dict[str, object]] = []
+
+    def init(**options: object) -> None:
+        if options.get("num_cpus") is not None:
+            raise ValueError("When connecting to an existing cluster, num_cpus and num_gpus must not be provided.")
+        joined.append(options)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    with connected(cpus=2, quiet=True):
+        pass
+    assert len(joined) == 1 and joined[0]["address"] is None and joined[0]["log_to_driver"] is False

@@ -33,6 +33,7 @@ from ecgray.finetuning.seed_state import History, load_state, save_state
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks, load_encoder
+from ecgray.processor import cores
 from ecgray.shards.storage import join, remove
 from ecgray.shards.working import push, renew, working_folder
 from ecgray.training.distributed import best_device
@@ -64,7 +65,8 @@ class SeedJob:
 
     splits: this seed's rows of splits.parquet; train, val: rows (n,) of the pool's signals with class indices
     ``train_labels``, ``val_labels``; pretrained: folder (or URL) of the pretrained network, None for random weights;
-    url: where ``folder`` is published, None if it is not; threads: per worker, None: torch's choice.
+    url: where ``folder`` is published, None if it is not; threads: per worker, None: torch's choice,
+    within the cores that the process may use.
     """
 
     config: FinetuneConfig
@@ -297,15 +299,15 @@ class SeedTraining:
 
 
 class _threads:
-    """A number of threads for torch while inside, the earlier one after."""
+    """A number of threads for torch while inside, the earlier one after; None: the earlier one, and no more than the
+    cores that this process may use."""
 
     def __init__(self, count: int | None) -> None:
         self._count = count
 
     def __enter__(self) -> None:
         self._before = torch.get_num_threads()
-        if self._count is not None:
-            torch.set_num_threads(self._count)
+        torch.set_num_threads(self._count or min(self._before, cores()))
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._before)

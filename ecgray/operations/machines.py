@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from ecgray.cluster import join
 from ecgray.errors import EcgrayError
 from ecgray.operations import all_reduce, probe, storage_check
+from ecgray.processor import cores
+from ecgray.shards.memory import memory_limit
 
 PATIENCE_S = 60.0
 """For one answer of a node."""
@@ -61,9 +63,7 @@ class Alone:
     """This machine, with no cluster and without Ray."""
 
     def __init__(self) -> None:
-        import psutil
-
-        resources = {"CPU": float(len(os.sched_getaffinity(0))), "memory": float(psutil.virtual_memory().total)}
+        resources = {"CPU": float(cores()), "memory": float(memory_limit())}
         self._sees = probe.torch_sees()
         if self._sees["gpus"]:
             resources["GPU"] = float(self._sees["gpus"])

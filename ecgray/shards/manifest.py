@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ecgray.errors import EcgrayError
+from ecgray.processor import cores
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.storage import is_remote, join, list_files, read_bytes, resolve
 
@@ -227,7 +228,7 @@ def verify_files(place: Path | str, manifest: Manifest, how: Literal["sizes", "h
             _verified.add(known)
         return None
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(max_workers=min(8, cores())) as threads:
         for problem in threads.map(check, sorted(manifest.files.items())):
             if problem:
                 raise EcgrayError(f"{problem}; copy the shard set again or ingest again.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 import torch
 
 from ecgray.errors import EcgrayError, unknown
+from ecgray.processor import cores
 from ecgray.sampling.plan import Plan, make_plan
 from ecgray.sampling.stream import BACKENDS
 from ecgray.shards.amplitudes import far_off, warning
@@ -82,7 +82,7 @@ def pretrain(
             where = OnCluster((fewest, most), backend, device, most_cpus, patient)
             train_on_ray(config, run, where, show_progress=show_progress)
             return run.place
-        torch.set_num_threads(config.training.threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(config.training.threads or cores())
         stop = StopRequest()
         with stop_on_signals(stop):
             alone = Distributed(device=_device(device))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -24,6 +23,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from ecgray.config import from_dict
 from ecgray.errors import EcgrayError
+from ecgray.processor import cores
 from ecgray.sampling.plan import make_plan
 from ecgray.shards.archive import open_archive
 from ecgray.shards.storage import is_remote
@@ -56,9 +56,8 @@ def work(settings: dict[str, Any]) -> None:
     place = settings["run"]
     run = RunFolder(working_folder(place), place, settings["lock"]) if is_remote(place) else RunFolder(Path(place))
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    cores = len(os.sched_getaffinity(0))
     # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.
-    torch.set_num_threads(config.training.threads or max(1, cores // context.get_local_world_size()))
+    torch.set_num_threads(config.training.threads or max(1, cores() // context.get_local_world_size()))
     device = best_device()
 
     def asked() -> str | None:

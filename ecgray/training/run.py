@@ -33,6 +33,7 @@ from typing import Any
 from ecgray import __version__
 from ecgray.config import config_hash, differing, from_dict, to_dict
 from ecgray.errors import EcgrayError
+from ecgray.processor import cores
 from ecgray.shards.manifest import fsync_folder, replaced, write_atomically
 from ecgray.shards.remote_lock import refuse_lost
 from ecgray.shards.storage import StorageLost, is_remote, join, remove, resolve, write_bytes
@@ -350,7 +351,8 @@ def _environment(
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, git commit of the code (None outside a checkout), host and command of this process."""
+    """Versions, git commit of the code (None outside a checkout), host and command of this process; "cpus": of the
+    machine; "cores": how many of them this process may use."""
     versions = {"python": platform.python_version(), "ecgray": __version__}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -361,6 +363,7 @@ def describe_environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "cores": cores(),
         "command": [_without_credentials(word) for word in sys.argv],
     }
 
