@@ -73,6 +73,7 @@ bench: install
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/labelling.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/beside.py
 	@if [ -d $(ECGRAY_DATA)/mitdb ]; then $(BIN)/python benchmarks/ingest.py $(ECGRAY_DATA); else echo "Ingest is measured on real recordings: none in $(ECGRAY_DATA)."; fi
 	$(BIN)/python benchmarks/finetune.py
 	$(BIN)/python benchmarks/memory.py

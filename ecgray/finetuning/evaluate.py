@@ -25,8 +25,10 @@ from ecgray.training.distributed import best_device
 from ecgray.training.model_folder import ModelDescription, read_model
 from ecgray.training.published import fetched_run
 from ecgray.training.run import describe_environment
+from ecgray.training.threads import threads
 
 
+@threads()
 def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequence[str] = ()) -> Path | str:
     """Predict the records of the shard set ``data`` with every finished seed of ``run``; returns ``out``.
 

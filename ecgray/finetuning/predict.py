@@ -31,10 +31,12 @@ from ecgray.shards.prepare import Target
 from ecgray.shards.prepare import prepare as checked
 from ecgray.shards.resample import LARGEST_TERM, resampling_ratio
 from ecgray.shards.storage import is_remote, resolve, size_of, write_bytes
+from ecgray.training.threads import threads
 
 Signal = npt.NDArray[np.float32]
 
 
+@threads()
 def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, lead: str | None = None) -> pd.DataFrame:
     """Write what the finished seeds of ``run`` say of the records at ``paths`` to ``out``, .csv or .parquet, whole or
     not at all; returns the table: record, start_s, end_s, predicted, probability_<class>..., refused.

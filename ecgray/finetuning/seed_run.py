@@ -33,7 +33,6 @@ from ecgray.finetuning.seed_state import History, load_state, save_state
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks, load_encoder
-from ecgray.processor import cores
 from ecgray.shards.storage import join, remove
 from ecgray.shards.working import push, renew, working_folder
 from ecgray.training.distributed import best_device
@@ -47,6 +46,7 @@ from ecgray.training.model_folder import (
     read_model,
     save_model,
 )
+from ecgray.training.threads import threads
 
 # The prepared array is shared between seeds and read-only; batches are copies of its rows.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -115,7 +115,7 @@ def open_test(job: SeedJob, signals: Signals) -> None:
     if is_complete(job.folder):
         return
     assert is_chosen(job.folder), "test records stay closed until the epoch is chosen"
-    with _threads(job.threads):
+    with threads(job.threads):
         parts = [read_predictions(job.folder / PREDICTIONS).query("split == 'val'")]
         if len(signals):
             network, description = read_model(job.folder)
@@ -199,7 +199,7 @@ class SeedTraining:
     def run(self) -> None:
         protocol = self._job.config.protocol
         with (
-            _threads(self._job.threads),
+            threads(self._job.threads),
             tqdm(total=protocol.epochs, desc=f"seed {self._job.seed}", unit="epoch", leave=False, disable=None) as bar,
         ):
             self._start()
@@ -296,18 +296,3 @@ class SeedTraining:
         values = {"seed": job.seed, "best_epoch": history.best_epoch, "val_macro_f1": history.best_score}
         write_json_atomically(job.folder / CHOSEN, values | {"epochs": history.epoch})
         _publish(job, WEIGHTS, DESCRIPTION, PREDICTIONS, "metrics.jsonl", CHOSEN)
-
-
-class _threads:
-    """A number of threads for torch while inside, the earlier one after; None: the earlier one, and no more than the
-    cores that this process may use."""
-
-    def __init__(self, count: int | None) -> None:
-        self._count = count
-
-    def __enter__(self) -> None:
-        self._before = torch.get_num_threads()
-        torch.set_num_threads(self._count or min(self._before, cores()))
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._before)

@@ -25,6 +25,7 @@ from ecgray.training.loop import Training, last_step_of, network_of
 from ecgray.training.model_folder import check_batch
 from ecgray.training.run import open_run
 from ecgray.training.stopping import StopRequest, stop_on_signals
+from ecgray.training.threads import threads
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,8 @@ def pretrain(
             where = OnCluster((fewest, most), backend, device, most_cpus, patient)
             train_on_ray(config, run, where, show_progress=show_progress)
             return run.place
-        torch.set_num_threads(config.training.threads or cores())
         stop = StopRequest()
-        with stop_on_signals(stop):
+        with threads(config.training.threads or cores()), stop_on_signals(stop):
             alone = Distributed(device=_device(device))
             Training(config, run, archive, plan, alone, backend=backend, stop=stop, show_progress=show_progress).go()
         return run.place

@@ -16,7 +16,6 @@ from types import FrameType
 from typing import Any
 
 import ray.train
-import torch
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.context import get_train_context
@@ -35,6 +34,7 @@ from ecgray.training.messages import ENDED, STOP, Messages
 from ecgray.training.ray_metrics import RayMetrics
 from ecgray.training.run import HANDOVER_S, RunFolder, disk_refused, locked
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
+from ecgray.training.threads import threads
 
 _sigterm: list[str] = []
 """Holds the signal's name once this worker has got it."""
@@ -57,7 +57,7 @@ def work(settings: dict[str, Any]) -> None:
     run = RunFolder(working_folder(place), place, settings["lock"]) if is_remote(place) else RunFolder(Path(place))
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     # Ray gives its workers one thread each; a step takes half the time with the machine's cores shared out.
-    torch.set_num_threads(config.training.threads or max(1, cores() // context.get_local_world_size()))
+    share = config.training.threads or max(1, cores() // context.get_local_world_size())
     device = best_device()
 
     def asked() -> str | None:
@@ -65,7 +65,8 @@ def work(settings: dict[str, Any]) -> None:
 
     try:
         # A worker of a driver that was killed lives on for seconds: two must never write.
-        with locked(run.path / "writer.lock", HANDOVER_S) if rank == 0 else contextlib.nullcontext():
+        lock = locked(run.path / "writer.lock", HANDOVER_S) if rank == 0 else contextlib.nullcontext()
+        with lock, threads(share):
             archive = open_archive(config.data.shards)
             plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
             Training(

@@ -3,8 +3,8 @@
 A world is a network and process namespace with a bridge; each host in it has namespaces for its network, processes,
 mounts, name and shared memory, a folder of its own at /tmp/ray and, when asked for, an ssh server. Nothing of it is
 seen outside, and all of it ends with the world's first process. Everything else of the file system is shared, so that
-a run folder lies where all hosts see it, as on NFS. Needs root, iproute2, util-linux and curl; openssh-server, rsync and
-nftables for hosts that are reached by ssh.
+a run folder lies where all hosts see it, as on NFS. Needs root, iproute2, util-linux and curl; openssh-server, rsync
+and nftables for hosts that are reached by ssh.
 """
 
 from __future__ import annotations
