@@ -12,6 +12,11 @@ from typing import Any
 from ecgray.errors import EcgrayError
 from ecgray.processor import cores
 
+SOCKET_BYTES = 107
+"""The longest path of a socket on Linux."""
+LONGEST = "/ray/session_2026-01-31_12-00-00_000000_4194304/sockets/dash_MetricsHead"
+"""What Ray puts below its temporary folder: without this one's room there is no dashboard, with 4 bytes less no Ray."""
+
 
 @contextlib.contextmanager
 def connected(*, cpus: int | None = None, quiet: bool = False) -> Iterator[None]:
@@ -45,9 +50,23 @@ def _join_here(cpus: int, **options: Any) -> None:
     try:
         join(None, dashboard_host="127.0.0.1", num_cpus=cpus, **options)
     except EcgrayError as error:
+        found = long_folder()
+        if found is not None and "AF_UNIX" in str(error.__cause__):
+            raise EcgrayError(f"Ray's sockets must have a short path, got {found[0]}; {found[1]}.") from error
         if not isinstance(error.__cause__, ValueError):
             raise
         join(None, **options)
+
+
+def long_folder() -> tuple[str, str] | None:
+    """(what was found, what to do) where the temporary folder of a cluster made here is too long for Ray's sockets,
+    whose paths begin with it; None where it is not."""
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)  # in Ray's order
+    if variable is None or len(os.fsencode(os.environ[variable])) + len(LONGEST) <= SOCKET_BYTES:
+        return None
+    folder = os.environ[variable]
+    found = f"{variable}={folder} of {len(os.fsencode(folder))} bytes"
+    return found, f"set RAY_TMPDIR to a folder of at most {SOCKET_BYTES - len(LONGEST)} bytes, such as /tmp"
 
 
 def join(address: str | None, **options: Any) -> Any:

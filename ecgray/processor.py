@@ -16,6 +16,14 @@ def cores() -> int:
     return max(1, int(min(affinity(), quota())))
 
 
+def has_fast_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 by instructions of its own (avx512_bf16, amx_bf16)."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
 def affinity() -> int:
     """Cores that the kernel lets this process run on."""
     return len(os.sched_getaffinity(0))

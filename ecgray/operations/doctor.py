@@ -14,9 +14,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from ecgray.cluster import long_folder
 from ecgray.errors import EcgrayError
 from ecgray.operations import probe
 from ecgray.operations.checks import Check, State, one_line, verdict
@@ -37,6 +39,7 @@ def examine(storage: str) -> Iterator[Check]:
             alone = isinstance(machines, Alone)
             checks: dict[str, Callable[[], Check]] = {
                 "cluster": partial(_check_cluster, machines),
+                "processor": partial(_check_processors, machines),
                 "gpu": partial(_check_gpus, machines),
                 "all-reduce": partial(_check_all_reduce, machines),
                 "storage": partial(check_storage, storage, machines.read_on_nodes),
@@ -45,6 +48,8 @@ def examine(storage: str) -> Iterator[Check]:
                 "token": check_own_token if alone else check_cluster_token,
                 "ports": partial(_check_ports, machines),
             }
+            if alone:
+                checks["sockets"] = check_sockets
             for name, check in checks.items():
                 try:
                     yield check()
@@ -127,6 +132,35 @@ def _check_cluster(machines: Machines) -> Check:
     return verdict("cluster", f"{where}, {', '.join(parts)}", faults, values)
 
 
+def _check_processors(machines: Machines) -> Check:
+    faults: Faults = []
+    found = {node.name: node.facts["processor"] for node in machines.nodes if not isinstance(node.facts, Exception)}
+    for node in machines.nodes:
+        announced = node.resources.get("CPU", 0.0)
+        if node.name in found and announced > found[node.name]["cores"]:
+            has = found[node.name]
+            text = f"node {node.name} announces {announced:g} CPUs and may use {has['cores']}{_fewer(has)}"
+            faults.append(("warn", text, f"Start it with ray start --num-cpus={has['cores']}."))
+    total = sum(has["cores"] for has in found.values())
+    if isinstance(machines, Alone):
+        (here,) = found.values()
+        well = f"cores {total}{_fewer(here)}; a run takes {total} thread{'' if total == 1 else 's'}"
+    else:
+        well = f"cores {total} on {len(found)} nodes; the workers on each share its cores out as threads"
+    if all(has["fast_bf16"] for has in found.values()) and not any(node.gpus for node in machines.nodes):
+        well += "; made for bf16: try --training.precision bf16"
+    return verdict("processor", well, faults, {"nodes": found})
+
+
+def _fewer(has: dict[str, Any]) -> str:
+    """Why a process has fewer cores than its machine; nothing where it has them all."""
+    if has["cores"] >= has["cpus"]:
+        return ""
+    by = [f"affinity: {has['affinity']}"] if has["affinity"] < has["cpus"] else []
+    by += [f"quota of its control group: {has['quota']:g}"] if has["quota"] is not None else []
+    return f" of the machine's {has['cpus']} ({', '.join(by)})"
+
+
 def _check_gpus(machines: Machines) -> Check:
     faults: Faults = []
     seen = machines.torch_sees()
@@ -195,6 +229,15 @@ def _check_clocks(machines: Machines) -> Check:
             faults.append((state, text, "Run chrony or systemd-timesyncd on all nodes."))
     widest = max((abs(offset) for offset in offsets.values()), default=0.0)
     return verdict("clock", f"within {max(widest, 0.001):.3f} s of this machine's", faults, {"offsets_s": offsets})
+
+
+def check_sockets() -> Check:
+    """Room for the sockets of a cluster that would be started here: their paths begin with its temporary folder."""
+    found = long_folder()
+    if found is None:
+        return Check("sockets", "ok", "their paths are short enough, if a run starts Ray here")
+    text = f"{found[0]} leaves Ray's sockets too long a path: no dashboard, or no cluster, can be started here"
+    return Check("sockets", "warn", text, f"{found[1][:1].upper()}{found[1][1:]}.")
 
 
 TOKEN_REMEDY = (

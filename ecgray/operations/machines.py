@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ecgray import control_groups, processor
 from ecgray.cluster import join
 from ecgray.errors import EcgrayError
 from ecgray.operations import all_reduce, probe, storage_check
-from ecgray.processor import cores
 from ecgray.shards.memory import memory_limit
 
 PATIENCE_S = 60.0
@@ -63,7 +63,7 @@ class Alone:
     """This machine, with no cluster and without Ray."""
 
     def __init__(self) -> None:
-        resources = {"CPU": float(cores()), "memory": float(memory_limit())}
+        resources = {"CPU": float(processor.cores()), "memory": float(memory_limit())}
         self._sees = probe.torch_sees()
         if self._sees["gpus"]:
             resources["GPU"] = float(self._sees["gpus"])
@@ -91,7 +91,7 @@ class Cluster:
     def __init__(self, temporary: str) -> None:
         import ray
 
-        for module in (probe, all_reduce, storage_check):
+        for module in (probe, processor, control_groups, all_reduce, storage_check):
             ray.cloudpickle.register_pickle_by_value(module)
         listed = sorted(ray.nodes(), key=lambda node: (node["NodeManagerAddress"], node["NodeID"]))
         addresses = [node["NodeManagerAddress"] for node in listed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,13 @@ from typing import Any
 import pytest
 
 from ecgray.cli import main
+from ecgray.cluster import connected
+from ecgray.errors import EcgrayError
 from ecgray.operations.all_reduce import measure_here
-from ecgray.operations.doctor import check_own_token, check_versions
+from ecgray.operations.doctor import _check_processors, check_own_token, check_sockets, check_versions
+from ecgray.operations.machines import Alone, Node
 from ecgray.operations.storage_check import check_storage
+from ecgray.processor import cores
 
 PATIENCE_S = 300
 
@@ -84,6 +89,63 @@ def test_a_cluster_that_is_not_there(
     said = capsys.readouterr()
     assert "fail  cluster" in said.out and "127.0.0.1:1" in said.out and "unset RAY_ADDRESS" in said.out
     assert "ok    storage" in said.out and said.err.strip().count("\n") == 0 and "cluster" in said.err
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        ({"affinity": 64, "quota": None, "cores": 64}, "cores 64; a run takes 64 threads"),
+        (
+            {"affinity": 4, "quota": None, "cores": 4},
+            "cores 4 of the machine's 64 (affinity: 4); a run takes 4 threads",
+        ),
+        (
+            {"affinity": 64, "quota": 1.5, "cores": 1},
+            "cores 1 of the machine's 64 (quota of its control group: 1.5); a run takes 1 thread",
+        ),
+        (
+            {"affinity": 64, "quota": None, "cores": 64, "fast_bf16": True},
+            "cores 64; a run takes 64 threads; made for bf16: try --training.precision bf16",
+        ),
+    ],
+)
+def test_the_cores_of_this_machine(here: dict[str, Any], said: str) -> None:
+    machines = Alone.__new__(Alone)
+    facts = {"processor": {"cpus": 64, "fast_bf16": False} | here}
+    machines.nodes = [Node("", "this machine", {"CPU": float(here["cores"])}, facts)]
+    check = _check_processors(machines)
+    assert (check.state, check.found) == ("ok", said)
+
+
+def test_a_node_that_announces_more_than_it_may_use() -> None:
+    """As ray start does by itself under taskset."""
+    has = {"cpus": 8, "affinity": 2, "quota": None, "cores": 2, "fast_bf16": False}
+    machines = Alone.__new__(Alone)
+    machines.nodes = [Node("1", "10.0.0.7", {"CPU": 8.0}, {"processor": has})]
+    check = _check_processors(machines)
+    assert check.state == "warn" and "10.0.0.7 announces 8 CPUs and may use 2 of the machine's 8" in check.found
+    assert check.remedy == "Start it with ray start --num-cpus=2."
+
+
+def test_sockets_in_a_folder_with_a_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the doctor and a run say of it, and that what they advise is enough."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    long = tmp_path / ("folder-of-a-job-" * 5)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    check = check_sockets()
+    assert check.state == "warn" and f"TMPDIR={long}" in check.found
+    with pytest.raises(EcgrayError) as refused, connected(quiet=True):
+        pass
+    said = str(refused.value)
+    assert said.startswith("Ray's sockets must have a short path") and "\n" not in said and "RAY_ADDRESS" not in said
+    most = int(re.search(r"set RAY_TMPDIR to a folder of at most (\d+) bytes", said)[1])  # type: ignore[index]
+    assert f"at most {most} bytes" in check.remedy
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "d" * (most - 1))
+    assert check_sockets().state == "ok"
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "d" * most)
+    assert check_sockets().state == "warn"
 
 
 FULL = """
@@ -187,6 +249,7 @@ def test_a_broken_cluster(broken: dict[str, Any], tmp_path: Path) -> None:
     assert states == {
         "versions": "ok",
         "cluster": "fail",
+        "processor": "ok",
         "gpu": "fail",
         "all-reduce": "ok",
         "storage": "ok",
@@ -197,6 +260,8 @@ def test_a_broken_cluster(broken: dict[str, Any], tmp_path: Path) -> None:
     }
     assert all(check["remedy"] for check in checks.values() if check["state"] != "ok")
     assert "has pyarrow 1.0.0" in checks["cluster"]["found"] and checks["cluster"]["values"]["nodes"] == 2
+    assert "on 2 nodes" in checks["processor"]["found"] and "bf16" not in checks["processor"]["found"]  # it has a GPU
+    assert {has["cores"] for has in checks["processor"]["values"]["nodes"].values()} == {cores()}
     assert "announces GPUs and PyTorch" in checks["gpu"]["found"]
     ahead = sorted(checks["clock"]["values"]["offsets_s"].values())
     assert abs(ahead[0]) < 50 and 50 < ahead[1] < 150
