@@ -98,8 +98,7 @@ def test_from_laptop_to_cluster(machines: Any, small_archive: Path, tmp_path: Pa
 
     run = RunFolder(tmp_path / "run")
     words = [
-        "RAY_AUTH_MODE=token ray job submit --address http://localhost:8265 --working-dir . --",
-        f"python jobs/pretrain.py weimann2021_beat --data {small_archive} --out {run.path} --workers 2",
+        f"python jobs/submit.py pretrain weimann2021_beat --data {small_archive} --out {run.path} --workers 2",
         "--model.width 8 --sampling.frame-size 256 --sampling.frames-per-visit 16 --sampling.pool-patients 3",
         "--sampling.val-fraction 0.25 --training.steps 1500 --training.batch-size 16 --training.checkpoint-every 50",
         "--training.validate-every 750 --training.threads 1",
