@@ -13,6 +13,10 @@ class EcgrayError(ValueError):
     """
 
 
+class Passing(EcgrayError):
+    """What may be otherwise in a minute by itself: a cluster has lost a node, a process is about to end."""
+
+
 def quoted(got: object, longest: int = 100) -> str:
     """``got`` as one line that cannot grow: its ``repr``, cut after escaping (a byte may take four characters)."""
     line = repr(got)

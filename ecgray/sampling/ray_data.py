@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, Passing
 from ecgray.sampling.plan import Plan
 from ecgray.sampling.ray_nodes import free_nodes
 from ecgray.sampling.stream import Archive, Batch, cut_block, step_bytes
@@ -49,7 +49,7 @@ def stream_ray(
 ) -> Iterator[Batch]:
     """One Batch per step; see ``ecgray.sampling.stream.open_stream``. Batches are views of read-only blocks.
 
-    Raises EcgrayError when the cluster has no CPU left for Ray Data.
+    Raises Passing when the cluster has no CPU left for Ray Data.
     """
     share = cpu_share(world)
     rows = len(lanes) * plan.lane_batch
@@ -63,8 +63,8 @@ def cpu_share(world: int) -> tuple[float, int]:
 
     A task whose consumer waits keeps its CPU. If it were the one that another rank's stream needs, and the consumer
     waited for that rank, both would wait for ever. What counts is what training workers and trials reserve for good,
-    node by node, not what runs this moment. Raises EcgrayError when they leave too little: Ray Data would wait without
-    a word.
+    node by node, not what runs this moment. Raises Passing when they leave too little (a node may have gone since the
+    workers were given their places): Ray Data would wait without a word.
     """
     import ray
 
@@ -74,7 +74,7 @@ def cpu_share(world: int) -> tuple[float, int]:
         if slots >= world:
             return cpus, min(slots // world, TASKS)
     total = ray.cluster_resources().get("CPU", 0.0)
-    raise EcgrayError(
+    raise Passing(
         f"Ray Data needs {TASK_CPUS[-1]:g} CPU for each of {world} training workers beside what they hold, got "
         f"{sum(free):g} of {total:g} left; give the workers fewer CPUs, add a node, or take the local stream."
     )

@@ -21,7 +21,7 @@ from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.context import get_train_context
 
 from ecgray.config import from_dict
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, Passing
 from ecgray.processor import cores
 from ecgray.sampling.plan import make_plan
 from ecgray.shards.archive import open_archive
@@ -82,8 +82,8 @@ def work(settings: dict[str, Any]) -> None:
             ).go()
         if run.url is not None and not run.config.exists():  # the driver, elsewhere, cannot clear up here
             shutil.rmtree(run.path, ignore_errors=True)
-    except (ConnectionError, TimeoutError):
-        raise  # to another process, not to a disk: the workers are started again
+    except (ConnectionError, TimeoutError, Passing):
+        raise  # to another process, not to a disk, or what is over soon: the workers are started again
     except (EcgrayError, OSError) as error:
         ended = error if isinstance(error, EcgrayError) else disk_refused(place, error)
         if rank == 0 or not isinstance(ended, RunEnded):

@@ -32,7 +32,7 @@ from typing import Any
 
 from ecgray import __version__
 from ecgray.config import config_hash, differing, from_dict, to_dict
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, Passing
 from ecgray.processor import cores
 from ecgray.shards.manifest import fsync_folder, replaced, write_atomically
 from ecgray.shards.remote_lock import refuse_lost
@@ -288,7 +288,7 @@ def disk_refused(run: Path | str, error: OSError) -> EcgrayError:
 def locked(path: Path, patience_s: float = 0.1) -> Iterator[None]:
     """Hold the lock file ``path``; it is freed by the kernel when the process ends, however it ends.
 
-    Raises EcgrayError when another process holds it for longer than ``patience_s``.
+    Raises Passing when another process holds it for longer than ``patience_s``.
     """
     deadline = time.monotonic() + patience_s
     with open(path, "a+", encoding="utf-8") as file:
@@ -298,7 +298,7 @@ def locked(path: Path, patience_s: float = 0.1) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise EcgrayError(
+                    raise Passing(
                         f"A run must be used by one process at a time, got {path.parent}, which another one is using; "
                         "wait for it or give another --out."
                     ) from None

@@ -66,6 +66,22 @@ def test_a_node_killed_in_the_middle(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+def test_a_lost_node_that_the_cluster_still_counts(cluster: Cluster) -> None:
+    """The next start is planned for both nodes, and Ray puts all of it on the one that is left, where its workers
+    find no CPU for Ray Data: the run plans again for what there is."""
+    run, driver = cluster.drive("still-counted", backend="ray")
+    cluster.await_step(run, 5, driver)
+    (beside,) = workers_of(cluster, 0)
+    cluster.hosts.crash(1)
+    os.kill(beside, signal.SIGKILL)  # fails at once, whereas a node is missed a minute later
+    cluster.finish(run, driver)
+    cluster.hosts.boot(1)
+    cluster.start(1)
+    cluster.assert_frames(run)
+    cluster.assert_equal(run, cluster.undisturbed())
+
+
+@pytest.mark.slow
 def test_a_worker_that_gets_sigterm_saves_and_leaves(cluster: Cluster) -> None:
     run, driver = cluster.drive("sigterm")
     cluster.await_step(run, 5, driver)

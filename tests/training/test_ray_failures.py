@@ -14,9 +14,12 @@ import pytest
 
 from ecgray.cli import main
 from ecgray.config import to_dict
+from ecgray.errors import Passing
+from ecgray.sampling import ray_data
 from ecgray.training import ray_train
 from ecgray.training.config import PretrainConfig
 from ecgray.training.messages import ENDED, Messages
+from ecgray.training.run import locked
 
 MakeConfig = Callable[..., PretrainConfig]
 
@@ -48,6 +51,33 @@ def test_a_worker_says_what_the_disk_refuses_and_leaves_lost_connections_to_the_
         assert not ended["stopped"] and f"{run / 'best'}" in ended["message"] and "--resume" in ended["message"]
     else:
         assert not said
+
+
+@pytest.mark.parametrize("held", ["the CPUs", "the lock"])
+def test_a_worker_leaves_what_passes_by_itself_to_the_next_start(
+    held: str, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is lost after the workers were given places, as if it were there, leaves them all on another one;
+    a worker of an earlier start lives on for a while on a node that was cut off."""
+    ray_worker = pytest.importorskip("ecgray.training.ray_worker")
+    said: dict[str, str] = {}
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_world_size=lambda: 1)
+    monkeypatch.setattr(ray_worker.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray_worker.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray_worker, "RayMetrics", lambda *_: SimpleNamespace(publish=None))
+    monkeypatch.setattr(ray_worker, "HANDOVER_S", 0.0)
+    monkeypatch.setattr(ray_data, "free_nodes", lambda: [{"CPU": 0.0}])
+    monkeypatch.setattr(Messages, "put", lambda self, name, text: said.update({name: text}))
+    monkeypatch.setattr(Messages, "get", lambda self, name: None)
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = {"config": to_dict(make_config()), "run": str(run), "lock": None, "backend": "ray", "start": "one"}
+    with contextlib.ExitStack() as stack:
+        if held == "the lock":
+            stack.enter_context(locked(run / "writer.lock"))
+        with pytest.raises(Passing, match="one process" if held == "the lock" else "Ray Data needs 0.25 CPU"):
+            ray_worker.work(settings)
+    assert not said
 
 
 def test_workers_lost_again_and_again_end_in_one_line(
