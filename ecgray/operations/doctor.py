@@ -134,7 +134,13 @@ def _check_cluster(machines: Machines) -> Check:
 
 def _check_processors(machines: Machines) -> Check:
     faults: Faults = []
-    found = {node.name: node.facts["processor"] for node in machines.nodes if not isinstance(node.facts, Exception)}
+    found = {}
+    for name, has in machines.processors().items():
+        if isinstance(has, Exception):
+            text = f"node {name} does not tell its cores ({one_line(has)})"
+            faults.append(("warn", text, "Install the same ecgray on all nodes."))
+        else:
+            found[name] = has
     for node in machines.nodes:
         announced = node.resources.get("CPU", 0.0)
         if node.name in found and announced > found[node.name]["cores"]:
@@ -143,8 +149,7 @@ def _check_processors(machines: Machines) -> Check:
             faults.append(("warn", text, f"Start it with ray start --num-cpus={has['cores']}."))
     total = sum(has["cores"] for has in found.values())
     if isinstance(machines, Alone):
-        (here,) = found.values()
-        well = f"cores {total}{_fewer(here)}; a run takes {total} thread{'' if total == 1 else 's'}"
+        well = f"cores {total}{_fewer(found['this machine'])}; a run takes {total} thread{'' if total == 1 else 's'}"
     else:
         well = f"cores {total} on {len(found)} nodes; the workers on each share its cores out as threads"
     if all(has["fast_bf16"] for has in found.values()) and not any(node.gpus for node in machines.nodes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 import time
@@ -11,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ecgray import control_groups, processor
 from ecgray.cluster import join
 from ecgray.errors import EcgrayError
 from ecgray.operations import all_reduce, probe, storage_check
+from ecgray.processor import affinity, cores, has_fast_bf16, quota
 from ecgray.shards.memory import memory_limit
 
 PATIENCE_S = 60.0
@@ -35,6 +36,19 @@ class Node:
         return int(self.resources.get("GPU", 0))
 
 
+def processor() -> dict[str, Any]:
+    """Of this machine its CPUs, and those that a process here may use: by affinity, by quota (None: no bound), and
+    after both; and whether they are made for bf16."""
+    granted = quota()
+    return {
+        "cpus": os.cpu_count(),
+        "affinity": affinity(),
+        "quota": granted if math.isfinite(granted) else None,
+        "cores": cores(),
+        "fast_bf16": has_fast_bf16(),
+    }
+
+
 class Machines(Protocol):
     """Where the checks work."""
 
@@ -44,6 +58,10 @@ class Machines(Protocol):
 
     def clock_offsets(self) -> dict[str, float]:
         """{node: seconds that its clock is ahead of this process's}."""
+        ...
+
+    def processors(self) -> dict[str, dict[str, Any] | Exception]:
+        """{node: ``processor`` there, or the error}."""
         ...
 
     def torch_sees(self) -> dict[str, dict[str, Any] | Exception]:
@@ -63,7 +81,7 @@ class Alone:
     """This machine, with no cluster and without Ray."""
 
     def __init__(self) -> None:
-        resources = {"CPU": float(processor.cores()), "memory": float(memory_limit())}
+        resources = {"CPU": float(cores()), "memory": float(memory_limit())}
         self._sees = probe.torch_sees()
         if self._sees["gpus"]:
             resources["GPU"] = float(self._sees["gpus"])
@@ -74,6 +92,9 @@ class Alone:
 
     def clock_offsets(self) -> dict[str, float]:
         return {}
+
+    def processors(self) -> dict[str, dict[str, Any] | Exception]:
+        return {"this machine": processor()}
 
     def torch_sees(self) -> dict[str, dict[str, Any] | Exception]:
         return {"this machine": self._sees} if self._sees["gpus"] else {}
@@ -91,7 +112,7 @@ class Cluster:
     def __init__(self, temporary: str) -> None:
         import ray
 
-        for module in (probe, processor, control_groups, all_reduce, storage_check):
+        for module in (probe, all_reduce, storage_check):
             ray.cloudpickle.register_pickle_by_value(module)
         listed = sorted(ray.nodes(), key=lambda node: (node["NodeManagerAddress"], node["NodeID"]))
         addresses = [node["NodeManagerAddress"] for node in listed]
@@ -122,6 +143,10 @@ class Cluster:
                 if not isinstance(there, Exception) and answered - asked < best:
                     best, offsets[node.name] = answered - asked, there - (asked + answered) / 2
         return offsets
+
+    def processors(self) -> dict[str, dict[str, Any] | Exception]:
+        asked = {node.name: self._task(processor, node.id).remote() for node in self._answering}
+        return {name: self._get(reference) for name, reference in asked.items()}
 
     def torch_sees(self) -> dict[str, dict[str, Any] | Exception]:
         asked = {

@@ -1,12 +1,11 @@
 """What one machine knows of itself. Runs on every node, sent there as it is: nodes on which ecgray is missing are found
-by it, so that it imports nothing of ecgray but what is sent with it.
+by it, so that it imports nothing of ecgray.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import ipaddress
-import math
 import os
 import platform
 import shutil
@@ -14,8 +13,6 @@ import socket
 import time
 from collections.abc import Sequence
 from typing import Any
-
-from ecgray.processor import affinity, cores, has_fast_bf16, quota
 
 COMPARED = ("ecgray", "ray", "torch", "numpy", "pyarrow")
 """Packages that must be the same on all nodes: they read what each other wrote."""
@@ -32,21 +29,12 @@ DASHBOARD_METRICS_PORT = 44227
 
 
 def facts(paths: Sequence[str], metrics_port: int | None = None) -> dict[str, Any]:
-    """Host, clock, versions, processor, free disk under ``paths`` (those that exist), and which services of Ray listen
-    where."""
-    granted = quota()
+    """Host, clock, versions, free disk under ``paths`` (those that exist), and which services of Ray listen where."""
     disks = {path: tuple(shutil.disk_usage(path))[:3] for path in paths if os.path.isdir(path)}
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "versions": versions(),
-        "processor": {
-            "cpus": os.cpu_count(),
-            "affinity": affinity(),
-            "quota": granted if math.isfinite(granted) else None,
-            "cores": cores(),
-            "fast_bf16": has_fast_bf16(),
-        },
         "disks": disks,
         "listeners": listeners(metrics_port),
         "time": time.time(),

@@ -20,9 +20,10 @@ import pytest
 from ecgray.cli import main
 from ecgray.cluster import connected
 from ecgray.errors import EcgrayError
+from ecgray.operations import machines as machines_module
 from ecgray.operations.all_reduce import measure_here
 from ecgray.operations.doctor import _check_processors, check_own_token, check_sockets, check_versions
-from ecgray.operations.machines import Alone, Node
+from ecgray.operations.machines import Alone, Cluster, Node
 from ecgray.operations.storage_check import check_storage
 from ecgray.processor import cores
 
@@ -109,22 +110,25 @@ def test_a_cluster_that_is_not_there(
         ),
     ],
 )
-def test_the_cores_of_this_machine(here: dict[str, Any], said: str) -> None:
+def test_the_cores_of_this_machine(monkeypatch: pytest.MonkeyPatch, here: dict[str, Any], said: str) -> None:
+    monkeypatch.setattr(machines_module, "processor", lambda: {"cpus": 64, "fast_bf16": False} | here)
     machines = Alone.__new__(Alone)
-    facts = {"processor": {"cpus": 64, "fast_bf16": False} | here}
-    machines.nodes = [Node("", "this machine", {"CPU": float(here["cores"])}, facts)]
+    machines.nodes = [Node("", "this machine", {"CPU": float(here["cores"])}, {})]
     check = _check_processors(machines)
     assert (check.state, check.found) == ("ok", said)
 
 
-def test_a_node_that_announces_more_than_it_may_use() -> None:
-    """As ray start does by itself under taskset."""
+def test_a_node_that_announces_more_than_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ray start does by itself under taskset. Another node has no ecgray: the check goes on without it."""
     has = {"cpus": 8, "affinity": 2, "quota": None, "cores": 2, "fast_bf16": False}
-    machines = Alone.__new__(Alone)
-    machines.nodes = [Node("1", "10.0.0.7", {"CPU": 8.0}, {"processor": has})]
+    machines = Cluster.__new__(Cluster)
+    machines.nodes = [Node("1", "10.0.0.7", {"CPU": 8.0}, {}), Node("2", "10.0.0.8", {"CPU": 8.0}, {})]
+    answers = {"10.0.0.7": has, "10.0.0.8": ModuleNotFoundError("No module named 'ecgray'")}
+    monkeypatch.setattr(Cluster, "processors", lambda self: answers)
     check = _check_processors(machines)
     assert check.state == "warn" and "10.0.0.7 announces 8 CPUs and may use 2 of the machine's 8" in check.found
-    assert check.remedy == "Start it with ray start --num-cpus=2."
+    assert "10.0.0.8 does not tell its cores (No module named 'ecgray')" in check.found
+    assert "Start it with ray start --num-cpus=2." in check.remedy
 
 
 def test_sockets_in_a_folder_with_a_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
