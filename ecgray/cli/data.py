@@ -112,6 +112,10 @@ def inspect(words: list[str]) -> None:
                 print(f"  {FarOff(**row)}")
             if value is not None and len(value) > _FAR_OFF:
                 print(f"  and {len(value) - _FAR_OFF} more (--json)")
+        elif key == "notes":
+            print(f"{key:<16}{len(value) or '-'}")
+            for line in value:
+                print(f"  {line}")
         elif key == "refused":
             print(f"{key:<16}{len(value)}")
             for row in value:

@@ -45,7 +45,8 @@ class Record:
     annotated: whether the source says where the beats are (False: no beats known, not "no beats"; a file that names
     rhythms alone leaves the beats unknown);
     source_symbols: counts of the source's own annotation symbols and aux texts, before mapping;
-    requantisation_uv: worst error in microvolt where the source did not fit int16, else 0.
+    requantisation_uv: worst error in microvolt where the source did not fit int16, else 0;
+    notes: what is remarked of it, kind (of ``notes.KINDS``) -> what, in few words.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Record:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     source_symbols: Mapping[str, int] = field(default_factory=dict)
     requantisation_uv: float = 0.0
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Database(Named):

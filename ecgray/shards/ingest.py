@@ -25,6 +25,7 @@ import numpy as np
 
 from ecgray.cluster import connected
 from ecgray.config import to_dict
+from ecgray.databases import notes
 from ecgray.databases.record import Database, Record, RecordRefused, Reference
 from ecgray.errors import EcgrayError
 from ecgray.shards.amplitudes import far_off, warning
@@ -150,6 +151,8 @@ def _ingest(
     if url is not None:
         publish_set(out, url, manifest)
     _warn_of_amplitudes(finished, target.leads, url or str(out))
+    for line in notes.lines((each for shard in finished for each in shard.notes()), manifest.records):
+        log.warning("%s", line)
     if show:
         print(outcome(manifest, [entry for shard in finished for entry in shard.refused]), file=sys.stderr)
     return manifest

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ecgray.databases.notes import lines
 from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.errors import EcgrayError
 from ecgray.shards.amplitudes import far_off
-from ecgray.shards.archive import open_archive
+from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.cache import RemoteFile
+from ecgray.shards.ledger import notes_of
 from ecgray.shards.manifest import file_of
 
 
@@ -25,7 +27,7 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
 
     records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, mean_mv, sd_mv
     (pooled over all samples and leads), far_off [{record, lead, sd_mv, median_mv}] (None where a set does not know it),
-    refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
+    notes [one line per kind of remark], refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
     """
     archive = open_archive(paths, verify="hashes")
     sd_mv = archive.lead_sd_mv()
@@ -49,12 +51,18 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
         "mean_mv": archive.mean_mv,
         "sd_mv": archive.sd_mv,
         "far_off": None if np.isnan(sd_mv).any() else [asdict(each) for each in far],
+        "notes": lines(notes_by_record(archive), len(archive)),
         "refused": [
             entry
             for path, manifest in zip(archive.paths, archive.manifests, strict=True)
             for entry in read_refused(file_of(path, manifest, "refused.csv"))
         ],
     }
+
+
+def notes_by_record(archive: Archive) -> Iterator[tuple[str, dict[str, str]]]:
+    """Name and notes of each record."""
+    return ((str(name), notes_of(own)) for name, own in zip(archive.record_id, archive.attributes, strict=True))
 
 
 def read_refused(file: Path | RemoteFile) -> list[dict[str, str]]:

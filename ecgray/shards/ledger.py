@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ _DIGEST = hashlib.sha256().digest_size
 
 LEAD_SD = "lead_sd_mv"
 """Column that sets of before it was kept lack."""
+NOTES = "notes"
+"""Attribute of a record that holds its notes (``ecgray.databases.notes``)."""
 
 
 def schema(leads: int) -> pa.Schema:
@@ -71,6 +73,12 @@ class Ledger:
     def name(self) -> str:
         return shard_name(self.number)
 
+    def notes(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Name and notes of each of its records that has any."""
+        for record, text in zip(self.table["id"].to_pylist(), self.table["attributes"].to_pylist(), strict=True):
+            if f'"{NOTES}"' in text and (own := notes_of(json.loads(text))):  # few records have any
+                yield record, own
+
     def save(self, file: Path) -> None:
         """Atomically: the SHA-256 of what follows, then a Parquet file whose schema carries everything but the rows."""
         rest = {
@@ -99,6 +107,12 @@ class Ledger:
         return cls(table=table.replace_schema_metadata(None), **rest)
 
 
+def notes_of(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """The notes among a record's attributes; none where a database has an attribute of that name for something else."""
+    found = attributes.get(NOTES)
+    return {kind: str(what) for kind, what in found.items()} if isinstance(found, dict) else {}
+
+
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
@@ -123,7 +137,7 @@ def rows(records: Sequence[Record], moments: Sequence[Sequence[Moments]], number
         "baseline": [[float(value) for value in record.baseline] for record in records],
         "annotated": [bool(record.annotated) for record in records],
         "labels": [list(record.labels) for record in records],
-        "attributes": [json.dumps(_plain(record.attributes), sort_keys=True) for record in records],
+        "attributes": [json.dumps(_plain(_with_notes(record)), sort_keys=True) for record in records],
         "signal_hash": [_sha256(record.signal) for record in records],
         "beat_start": beat_start,
         "beat_end": [start + count for start, count in zip(beat_start, beats, strict=True)],
@@ -135,6 +149,10 @@ def rows(records: Sequence[Record], moments: Sequence[Sequence[Moments]], number
         LEAD_SD: [[lead.sd for lead in each] for each in moments],
     }
     return pa.table(columns, schema=schema(leads))
+
+
+def _with_notes(record: Record) -> dict[str, Any]:
+    return {**record.attributes, **({NOTES: dict(record.notes)} if record.notes else {})}
 
 
 def _sha256(signal: npt.NDArray[np.int16]) -> str:
