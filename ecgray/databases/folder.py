@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ecgray.databases.ecg_leads import lead_key
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
 from ecgray.databases.record import Database, Record, RecordRefused, Reference
@@ -54,7 +55,7 @@ class Folder(Database):
 
     def __post_init__(self) -> None:
         require_annotator(self.annotator)
-        if len(set(self.lead)) < len(self.lead):
+        if len({lead_key(name) for name in self.lead}) < len(self.lead):
             raise EcgrayError(f"lead must name each lead once, got {quoted(' '.join(self.lead))}; name it once.")
         if self.patient is not None:
             try:

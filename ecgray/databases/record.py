@@ -42,6 +42,8 @@ class Record:
     signal: int16 (leads, samples); gain: float64 (leads,) ADC units per mV; baseline: float64 (leads,) ADC units;
     beats: sample positions int64 (n,), ascending; beat_classes: uint8 (n,) indices into BEATS;
     rhythms: int64 (m, 3) rows of start, end (half-open, samples), class index into RHYTHMS, ascending, disjoint;
+    gaps: int64 (k, 2) rows of start, end (half-open, samples), ascending and apart: where samples are missing and the
+    signal is interpolated (``gaps.py``);
     annotated: whether the source says where the beats are (False: no beats known, not "no beats"; a file that names
     rhythms alone leaves the beats unknown);
     source_symbols: counts of the source's own annotation symbols and aux texts, before mapping;
@@ -60,6 +62,7 @@ class Record:
     beats: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     beat_classes: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     rhythms: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 3), np.int64))
+    gaps: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     annotated: bool = False
     labels: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)

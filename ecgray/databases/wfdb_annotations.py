@@ -44,11 +44,13 @@ class AnnotationFile:
         texts, number = np.unique(self.aux[self.type == _RHYTHM].astype(str), return_counts=True)
         return counts | {f"+ {text}": int(n) for text, n in zip(texts, number, strict=True)}
 
-    def at_fs(self, fs: float) -> AnnotationFile:
-        """The same annotations with positions in samples of a record at ``fs`` Hz."""
-        if self.fs is None or self.fs == fs or not self.fs > 0:
+    def at_fs(self, fs: float, frame_rate: float) -> AnnotationFile:
+        """The same annotations with positions in samples of a record at ``fs`` Hz, whose header has ``frame_rate``:
+        where the file has no time resolution of its own, its positions are numbers of frames."""
+        own = self.fs if self.fs is not None and self.fs > 0 else frame_rate
+        if own == fs:
             return self
-        moved = np.floor(self.sample * (fs / self.fs) + 0.5).astype(np.int64)
+        moved = np.floor(self.sample * (fs / own) + 0.5).astype(np.int64)
         return AnnotationFile(moved, self.type, self.aux, None)
 
     def within(self, samples: int) -> AnnotationFile:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgray.databases import wfdb_annotations
+from ecgray.databases.ecg_leads import are_ecg, find_lead, lead_key
 from ecgray.databases.record import Record, RecordRefused, Reference
 from ecgray.databases.wfdb_header import Header, read_header, refuse_outside, segment_names
 from ecgray.databases.wfdb_signal import read_signal
@@ -50,7 +51,8 @@ def read_record(
     """The record of a reference, with the annotations of the file that has the suffix ``annotator``, if there is one;
     None reads none.
 
-    ``leads`` picks leads by name, in this order; none takes every lead that is a voltage. ``complete``: the files name
+    ``leads`` picks leads by name, case aside, in this order and under these names; none takes every voltage that can be
+    an ECG lead (``ecg_leads``). ``complete``: the files name
     every beat, so that one without beats (but not an empty one) says that there are none. ``header`` saves reading it
     twice.
 
@@ -82,11 +84,11 @@ def _read(
     header = header or read_header(reference.path)
     leads = _choose(header, wanted)
     signal = read_signal(reference.path, header, leads)
-    samples = signal.values.shape[1]
+    fs, samples = signal.fs, signal.values.shape[1]
     found: dict[str, Any] = {}
     file = annotator and refuse_outside(reference.path.parent, f"{reference.path.name}.{annotator}")
     if file and file.is_file():
-        every = wfdb_annotations.read_annotations(file).at_fs(header.fs)
+        every = wfdb_annotations.read_annotations(file).at_fs(fs, header.fs)
         annotations = every.within(samples)
         count = len(every.sample)
         outside = count - len(annotations.sample)
@@ -104,23 +106,35 @@ def _read(
         id=reference.record,
         patient=reference.patient,
         database=database,
-        fs=header.fs,
-        leads=tuple(header.signals[number].name for number in leads),
+        fs=fs,
+        leads=tuple(wanted) or tuple(header.signals[number].name for number in leads),
         signal=signal.values,
         gain=signal.gain,
         baseline=signal.baseline,
         labels=reference.labels,
         attributes={**reference.attributes, **attributes},
+        gaps=signal.gaps,
         requantisation_uv=signal.requantisation_uv,
+        notes=_notes(header, leads, bool(wanted)),
         **found,
     )
 
 
+def _notes(header: Header, leads: Sequence[int], by_name: bool) -> dict[str, str]:
+    """What is to be remarked of the choice of leads, and of what the header leaves open about them."""
+    lines = [header.signals[number] for number in leads]
+    keys = [lead_key(name) for name in header.names]
+    found = {
+        "no_unit": [line.name for line in lines if not line.unit_given],
+        "uncalibrated": [line.name for line in lines if not line.calibrated],
+        "left_out": [] if by_name else [name for number, name in enumerate(header.names) if number not in leads],
+        "same_names": [header.names[number] for number in leads if keys.count(keys[number]) > 1],
+    }
+    return {kind: ", ".join(names)[:200] for kind, names in found.items() if names}
+
+
 def _choose(header: Header, wanted: Sequence[str]) -> list[int]:
-    for lead in wanted:
-        if lead not in header.names:
-            raise RecordRefused(f"it has no lead {lead}; its leads are {', '.join(header.names)[:200]}")
-    chosen = [header.names.index(lead) for lead in wanted] or list(range(len(header.signals)))
+    chosen = [find_lead(header.names, lead) for lead in wanted] or list(range(len(header.signals)))
     voltages = [number for number in chosen if header.signals[number].voltage]
     if wanted and 0 < len(voltages) < len(chosen):
         first = next(header.signals[number] for number in chosen if number not in voltages)
@@ -128,4 +142,10 @@ def _choose(header: Header, wanted: Sequence[str]) -> list[int]:
     if not voltages:
         units = ", ".join(sorted({header.signals[number].unit for number in chosen}))[:200]
         raise RecordRefused(f"no lead is a voltage in V, mV, uV or nV; the units are {units}")
-    return voltages
+    if wanted:
+        return voltages
+    ecg = are_ecg(header.names)
+    if not (leads := [number for number in voltages if ecg[number] is not False]):
+        names = ", ".join(header.signals[number].name for number in voltages)[:200]
+        raise RecordRefused(f"no signal is an ECG lead by its name, they are {names}; take one with --lead")
+    return leads

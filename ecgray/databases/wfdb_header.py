@@ -1,7 +1,8 @@
 """WFDB header files (.hea): what a record says of itself.
 
-The format: https://physionet.org/physiotools/wag/header-5.htm. Time and date are left unread, since copies of one
-record write them in several forms and nothing here needs them; CRLF and trailing blanks are taken as they come.
+The format: https://physionet.org/physiotools/wag/header-5.htm. Fields that are left out have the values that it
+states. Time and date are left unread, since copies of one record write them in several forms and nothing here needs
+them; so are counter, ADC resolution, checksum and block size. CRLF and trailing blanks are taken as they come.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "\u00b5v": 1e-3, "\u03bcv": 1e-3
 """Millivolts per physical unit, unit in lower case; a signal in any other unit is no ECG lead."""
 
 FS_RANGE_HZ = (1.0, 1e6)
-"""Sampling rates outside which a header's is a mistake, or the signal is no ECG."""
+"""Sampling rates of a signal outside which a header's is a mistake, or the signal is no ECG."""
+MAX_FRAME_RATE_HZ = 1e6
 MAX_VALUES = 2**31
 """Leads times samples that a record may hold: three months of one lead at 250 Hz, 4 GiB as int16."""
 GAIN_RANGE = (1e-3, 1e10)
 """ADC units per mV outside which a gain is a mistake (real ones seen: 50 to 2,000,000)."""
+UNCALIBRATED = 200.0
+"""ADC units per physical unit where the header gives none, as WFDB prescribes."""
 
-_FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,9}))?(?::(\d{1,9}))?(?:\+(\d{1,18}))?")
-_GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,12})\))?(?:/(\S+))?")
+_FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,9}))?(?::(-?\d{1,9}))?(?:\+(\d{1,18}))?")
+_GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,12})\))?(?:/(\S*))?")
 # ADC resolution, ADC zero, initial value, checksum and block size; the name may follow any of them.
 _NUMBERS = re.compile(r"(?:[-+]?\d+(?:\.\d*)?(?:\s+|$)){0,5}")
 
@@ -33,7 +37,9 @@ _NUMBERS = re.compile(r"(?:[-+]?\d+(?:\.\d*)?(?:\s+|$)){0,5}")
 class SignalLine:
     """One signal of a header. ``gain`` is in ADC units per mV, whatever unit the header uses; ``unit`` in lower case.
 
-    ``samples_per_frame``, ``skew`` and ``byte_offset`` as WFDB defines them.
+    ``samples_per_frame``, ``skew`` (samples of this signal before its sample 0), ``byte_offset`` and ``initial`` (the
+    value that differences start from) as WFDB defines them. ``calibrated``: whether the header gives a gain;
+    ``unit_given``: whether it gives a unit.
     """
 
     file: str
@@ -45,6 +51,9 @@ class SignalLine:
     baseline: int
     unit: str
     name: str
+    initial: int = 0
+    calibrated: bool = True
+    unit_given: bool = True
 
     @property
     def voltage(self) -> bool:
@@ -54,10 +63,11 @@ class SignalLine:
 
 @dataclass(frozen=True)
 class Header:
-    """A single-segment header. ``samples`` is None where the header leaves the length to the signal file's size."""
+    """A single-segment header. ``fs``: frames per second; each holds ``samples_per_frame`` samples of a signal, and
+    annotations count frames. ``frames``: how many there are, None where that is left to the signal file's size."""
 
     fs: float
-    samples: int | None
+    frames: int | None
     signals: tuple[SignalLine, ...]
     comments: tuple[str, ...]
 
@@ -65,30 +75,47 @@ class Header:
     def names(self) -> tuple[str, ...]:
         return tuple(line.name for line in self.signals)
 
+    def rate(self, signal: int) -> float:
+        """Samples per second of a signal."""
+        return self.fs * self.signals[signal].samples_per_frame
+
 
 def read_header(path: Path) -> Header:
     """The header at ``path`` (without suffix).
 
-    Raises RecordRefused for a header that is missing, malformed, multi-segment, without signals, of zero length or of
-    absurd numbers.
+    Raises RecordRefused for a header that is missing, malformed, multi-segment, without signals or of absurd numbers.
     """
     lines = _lines(path)
     fields = [line for line in lines if line and not line.startswith("#")]
     if not fields:
         raise RecordRefused("the header is empty")
-    fs, samples, count = _record_line(fields[0].split())
-    if count < 1 or len(fields) == 1:
-        raise RecordRefused("the header describes no signal")
+    fs, frames, count = _record_line(fields[0].split())
+    if count < 1:
+        raise RecordRefused("the header has no signals: there can be annotations alone")
     if len(fields) - 1 < count:
-        raise RecordRefused(f"the header announces {count} signals and describes {len(fields) - 1}")
-    if samples is not None and samples * count > MAX_VALUES:
-        raise RecordRefused(f"the header's {count} x {samples} samples are beyond the limit of {MAX_VALUES} values")
-    return Header(
+        raise RecordRefused(f"the header announces {count} signals and describes {len(fields) - 1 or 'none'}")
+    if frames is not None and frames * count > MAX_VALUES:
+        raise RecordRefused(f"the header's {count} x {frames} samples are beyond the limit of {MAX_VALUES} values")
+    header = Header(
         fs=fs,
-        samples=samples,
+        frames=frames,
         signals=tuple(_signal_line(line, number) for number, line in enumerate(fields[1 : count + 1])),
         comments=tuple(line[1:].strip() for line in lines if line.startswith("#")),
     )
+    highest = max(range(count), key=header.rate)
+    if not header.rate(highest) >= FS_RANGE_HZ[0]:
+        refuse_rate(header, highest)
+    return header
+
+
+def refuse_rate(header: Header, signal: int) -> None:
+    """RecordRefused when the rate of the signal is a mistake."""
+    (low, high), rate, count = FS_RANGE_HZ, header.rate(signal), header.signals[signal].samples_per_frame
+    if not low <= rate <= high:
+        product = f" ({count} samples in each of {header.fs:g} frames per second)" if count > 1 else ""
+        raise RecordRefused(
+            f"the sampling rate must lie from {low:g} to {high:g} Hz, the header says {rate:g}{product}"
+        )
 
 
 def segment_names(path: Path) -> list[str]:
@@ -142,15 +169,16 @@ def _record_line(fields: list[str]) -> tuple[float, int | None, int]:
     try:
         count = _whole(fields[1])
         fs = float(fields[2].split("/")[0].split("(")[0]) if len(fields) > 2 else 250.0
-        samples = _whole(fields[3]) if len(fields) > 3 else None
+        frames = _whole(fields[3]) if len(fields) > 3 else 0
     except (IndexError, ValueError):
         raise RecordRefused(f"the header's first line is unreadable: {quoted(' '.join(fields), 80)}") from None
-    low, high = FS_RANGE_HZ
-    if not low <= fs <= high:
-        raise RecordRefused(f"the sampling rate must lie from {low:g} to {high:g} Hz, the header says {fs:g}")
-    if samples is not None and samples < 1:
-        raise RecordRefused(f"the record is empty: the header says {samples} samples")
-    return fs, samples, count
+    if not 0 < fs <= MAX_FRAME_RATE_HZ:
+        raise RecordRefused(
+            f"the sampling rate must be above 0 and at most {MAX_FRAME_RATE_HZ:g} Hz, the header says {fs:g}"
+        )
+    if frames < 0:
+        raise RecordRefused(f"the number of samples must not be negative, the header says {frames}")
+    return fs, frames or None, count  # 0: unspecified, as if missing
 
 
 def _signal_line(line: str, number: int) -> SignalLine:
@@ -160,29 +188,34 @@ def _signal_line(line: str, number: int) -> SignalLine:
     name = rest[numbers.end() if numbers else 0 :].strip()
     integers = numbers[0].split() if numbers else []
     form = _FORMAT.fullmatch(fields[1]) if len(fields) > 1 else None
-    gain_field = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else _GAIN.fullmatch("200")
+    gain_field = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else _GAIN.fullmatch("0")
     try:
         adc_zero = _whole(integers[1]) if len(integers) > 1 else 0
+        initial = _whole(integers[2]) if len(integers) > 2 else adc_zero
     except ValueError:
         form = None
     if form is None or gain_field is None:
         raise RecordRefused(f"the header's line of signal {number} is unreadable: {quoted(line, 80)}")
     unit = (gain_field[3] or "mV").lower()
-    # A gain of 0 means "uncalibrated", for which WFDB prescribes 200 units per physical unit.
-    gain = (float(gain_field[1]) or 200.0) / MV_PER_UNIT.get(unit, 1.0)
+    stated = float(gain_field[1])  # 0, as one left out, means "uncalibrated"
+    gain = (stated or UNCALIBRATED) / MV_PER_UNIT.get(unit, 1.0)
     baseline = int(gain_field[2]) if gain_field[2] is not None else adc_zero
     if unit in MV_PER_UNIT and not GAIN_RANGE[0] <= abs(gain) <= GAIN_RANGE[1]:
         raise RecordRefused(f"the gain of signal {number} is absurd: {gain:g} units per mV")
-    if abs(baseline) > 2**31:
-        raise RecordRefused(f"the baseline of signal {number} is absurd: {baseline}")
+    if abs(baseline) > 2**31 or abs(initial) > 2**31:
+        what = "baseline" if abs(baseline) > 2**31 else "initial value"
+        raise RecordRefused(f"the {what} of signal {number} is absurd: {baseline if what == 'baseline' else initial}")
     return SignalLine(
         file=fields[0],
         format=form[1],
-        samples_per_frame=int(form[2] or 1),
-        skew=int(form[3] or 0),
+        samples_per_frame=int(form[2] or 1) or 1,
+        skew=max(int(form[3] or 0), 0),
         byte_offset=int(form[4] or 0),
         gain=gain,
         baseline=baseline,
         unit=unit,
         name=name or f"signal {number}",
+        initial=initial,
+        calibrated=stated != 0,
+        unit_given=bool(gain_field[3]),
     )

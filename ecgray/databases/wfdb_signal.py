@@ -1,119 +1,80 @@
-"""WFDB signal files: formats 16 (also inside MATLAB v4 files, ``16+24``) and 212 in numpy, every other one by wfdb.
+"""WFDB signal files: the samples of some leads, at the rate of the fastest of them.
 
-The formats: https://physionet.org/physiotools/wag/signal-5.htm.
+The formats: ``wfdb_formats``. A record's frames may hold several samples of a signal; those are its samples, and never
+their mean.
 """
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from ecgray.databases.gaps import BRIDGED_S, LEAST_S, LEAST_SHARE, NO_GAPS, Intervals, enough_left, moved, runs, union
+from ecgray.databases.lead_values import LARGEST_TERM, Digital, at_ratio, filled, to_int16
 from ecgray.databases.record import RecordRefused
-from ecgray.databases.wfdb_header import MAX_VALUES, Header, SignalLine, refuse_outside
+from ecgray.databases.wfdb_formats import FORMATS, Bytes, every_first_of_212, every_second_of_212
+from ecgray.databases.wfdb_header import MAX_VALUES, Header, SignalLine, refuse_outside, refuse_rate
 
-INT16_LIMIT = 32767
 MAX_MISSING = 0.1
-"""Share of a lead's samples that may be missing; they are filled by linear interpolation. Above it: refused."""
+"""Share of a lead's samples outside the gaps that may be missing; they are filled by linear interpolation."""
 
 MAX_SAMPLES_PER_FLAC_BYTE = 10_000
 """More than the best compression that the format allows; keeps a false header from claiming gigabytes."""
 
-# Bytes per sample (None: compressed) and the value that stands for a missing sample (None: no such value).
-_FORMATS: dict[str, tuple[Fraction | None, int | None]] = {
-    "8": (Fraction(1), None),
-    "16": (Fraction(2), -(2**15)),
-    "24": (Fraction(3), -(2**23)),
-    "32": (Fraction(4), -(2**31)),
-    "61": (Fraction(2), -(2**15)),
-    "80": (Fraction(1), -(2**7)),
-    "160": (Fraction(2), -(2**15)),
-    "212": (Fraction(3, 2), -(2**11)),
-    "310": (Fraction(4, 3), -(2**9)),
-    "311": (Fraction(4, 3), -(2**9)),
-    "508": (None, -(2**7)),
-    "516": (None, -(2**15)),
-    "524": (None, -(2**23)),
-}
+_CHUNK = 2**18
+"""Samples that are decoded at a time where not all signals of a file are wanted, or several share it."""
 
 
 @dataclass(frozen=True)
 class Signal:
-    """values: int16 (leads, samples); gain, baseline: float64 (leads,), mV = (values - baseline) / gain;
-    missing: samples that had no value and were interpolated; requantisation_uv: worst error in microvolt."""
+    """values: int16 (leads, samples) at ``fs`` Hz; gain, baseline: float64 (leads,), mV = (values - baseline) / gain;
+    missing: samples that had no value and were interpolated; gaps: where that is more than can be bridged;
+    requantisation_uv: worst error in microvolt."""
 
     values: npt.NDArray[np.int16]
+    fs: float
     gain: npt.NDArray[np.float64]
     baseline: npt.NDArray[np.float64]
     missing: int
+    gaps: Intervals
     requantisation_uv: float
 
 
 def read_signal(path: Path, header: Header, leads: Sequence[int]) -> Signal:
     """The given leads (indices into ``header.signals``) of the record at ``path`` (without suffix).
 
-    Raises RecordRefused when a signal file is missing, cut off, outside the folder or unreadable, when more than a
-    tenth of a lead is missing, and when every lead is constant.
+    Its rate is the highest of the leads' rates; a slower lead is resampled to it. A lead of the header's skew begins
+    that many of its samples later, and misses as many at its end. Runs of missing samples longer than BRIDGED_S in any
+    lead are gaps.
+
+    Raises RecordRefused when a signal file is missing, cut off, outside the folder or unreadable, when the gaps leave
+    too little (``enough_left``), when more than a tenth of a lead is missing outside of them, for an absurd rate, and
+    when every lead is constant.
     """
     lines = [header.signals[lead] for lead in leads]
-    samples = _checked_length(path.parent, header)
-    if all(_is_native(line) for line in header.signals):
-        digital = _read_native(path.parent, header, leads, samples)
-    else:
-        digital = _read_with_wfdb(path, leads, lines, samples)
-    return _finish(digital, lines)
-
-
-def decode_212(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
-    """Two 12-bit two's complement samples from every three bytes: uint8 (3 n,) -> int16 (2 n,)."""
-    return np.stack([_every_first_of_212(packed), _every_second_of_212(packed)], axis=1).reshape(-1)
-
-
-def to_int16(
-    digital: npt.NDArray[np.signedinteger], low: int, high: int, gain: float, baseline: float
-) -> tuple[npt.NDArray[np.int16], float, float, float]:
-    """(values, gain, baseline, worst error in microvolt) of one lead, in the range -32767 ... 32767.
-
-    ``low`` and ``high`` are its smallest and largest value. What fits stays as it is; what fits after a whole-number
-    shift is shifted, still exact; the rest is requantised to the full range.
-    """
-    if low >= -INT16_LIMIT and high <= INT16_LIMIT:
-        return digital.astype(np.int16, copy=False), gain, baseline, 0.0
-    middle = (low + high) // 2
-    if high - middle <= INT16_LIMIT and middle - low <= INT16_LIMIT:
-        return (digital.astype(np.int64) - middle).astype(np.int16), gain, baseline - middle, 0.0
-    scale = (high - low) / (2 * INT16_LIMIT)
-    centre = (low + high) / 2
-    values = np.clip(np.rint((digital - centre) / scale), -INT16_LIMIT, INT16_LIMIT).astype(np.int16)
-    error = float(np.abs(values * scale + centre - digital).max()) / abs(gain) * 1000
-    return values, gain / scale, (baseline - centre) / scale, error
-
-
-def _every_first_of_212(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
-    """The low twelve bits of the first two of every three bytes."""
-    pairs = np.ndarray((len(packed) // 3,), "<u2", packed, 0, (3,)) << 4
-    # The twelve bits now stand at the top, so that the arithmetic shift brings the sign along.
-    values = pairs.view(np.int16)
-    values >>= 4
-    return values
-
-
-def _every_second_of_212(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
-    """Of the last two of every three bytes: the third, below the upper half of the second."""
-    pairs = np.ndarray((len(packed) // 3,), "<u2", packed, 1, (3,)).astype(np.uint16)
-    upper = (pairs << 8).view(np.int16) >> 4
-    upper &= ~np.int16(0xFF)
-    pairs >>= 8
-    upper |= pairs.view(np.int16)
-    return upper
-
-
-def _is_native(line: SignalLine) -> bool:
-    return line.format in ("16", "212") and line.samples_per_frame == 1 and line.skew == 0
+    frames = _checked_length(path.parent, header)
+    for lead in leads:
+        refuse_rate(header, lead)
+    most = max(line.samples_per_frame for line in lines)
+    if frames * most * len(leads) > MAX_VALUES:
+        raise RecordRefused(f"{len(leads)} x {frames * most} samples are beyond the limit of {MAX_VALUES} values")
+    digital: dict[int, Digital] = {}
+    for name, members in _members(header).items():
+        if wanted := [member for member in members if member in leads]:
+            file = path.parent / name
+            signals = [header.signals[member] for member in members]
+            read = _read_compressed if FORMATS[signals[0].format].compressed else _read_blocks
+            chosen = [members.index(member) for member in wanted]
+            digital |= dict(zip(wanted, read(file, signals, chosen, frames), strict=True))
+    return _finish([digital[lead] for lead in leads], lines, header.fs, frames * most)
 
 
 def _members(header: Header) -> dict[str, list[int]]:
@@ -124,128 +85,174 @@ def _members(header: Header) -> dict[str, list[int]]:
 
 
 def _checked_length(folder: Path, header: Header) -> int:
-    """Samples per lead; every signal file exists inside the folder and is long enough for them."""
-    samples = header.samples
+    """Frames of the record; every signal file exists inside the folder and is long enough for them."""
+    frames = header.frames
     for name, members in _members(header).items():
         lines = [header.signals[member] for member in members]
         path = refuse_outside(folder, name)
         if not path.is_file():
             raise RecordRefused(f"the signal file {name[:100]} is missing")
-        if lines[0].format not in _FORMATS:
+        if lines[0].format not in FORMATS:
             raise RecordRefused(f"the signal format {lines[0].format} is unknown to WFDB")
         if len({(line.format, line.byte_offset) for line in lines}) > 1:
             raise RecordRefused(f"the header gives {name} two formats or two offsets")
-        per_sample = _FORMATS[lines[0].format][0]
+        form = FORMATS[lines[0].format]
         per_frame = sum(line.samples_per_frame for line in lines)
-        if per_frame < 1 or per_frame > 2**20:
+        if per_frame > 2**20:
             raise RecordRefused(f"the header gives {name} {per_frame} samples per frame")
-        if max(line.skew for line in lines) >= (samples or MAX_VALUES):
-            raise RecordRefused(f"the header skews {name} beyond its length")
-        if per_sample is None:
-            if samples is None:
+        size = path.stat().st_size
+        if form.compressed:
+            if frames is None:
                 raise RecordRefused(f"the header must give the length of the compressed file {name}")
-            if samples > MAX_SAMPLES_PER_FLAC_BYTE * path.stat().st_size:
-                raise RecordRefused(f"{name} is too short for the {samples} samples that the header announces")
-            continue
-        size = path.stat().st_size - lines[0].byte_offset
-        held = int(max(size, 0) / (per_sample * per_frame))
-        samples = held if samples is None else samples
-        if held < samples:
-            raise RecordRefused(f"{name} is cut off: it holds {held} of {samples} samples")
-    if not samples:
-        raise RecordRefused("the record is empty: its signal file holds no sample")
-    if samples * len(header.signals) > MAX_VALUES:
-        raise RecordRefused(f"{len(header.signals)} x {samples} samples are beyond the limit of {MAX_VALUES} values")
-    return samples
-
-
-def _read_native(folder: Path, header: Header, leads: Sequence[int], samples: int) -> npt.NDArray[np.int16]:
-    digital = np.empty((len(leads), samples), np.int16)
-    for name, members in _members(header).items():
-        rows = [row for row, lead in enumerate(leads) if lead in members]
-        if not rows:
-            continue
-        line = header.signals[members[0]]
-        count = samples * len(members)
-        if line.format == "16":
-            flat = np.fromfile(folder / name, "<i2", count, offset=line.byte_offset).astype(np.int16, copy=False)
+            if frames * per_frame > MAX_SAMPLES_PER_FLAC_BYTE * size:
+                raise RecordRefused(f"{name} is too short for the {frames} samples that the header announces")
         else:
-            packed = np.fromfile(folder / name, np.uint8, -(-count * 3 // 2), offset=line.byte_offset)
-            if len(members) == 2:  # nearly every file in this format, and one lead of it is often enough
-                decoders = _every_first_of_212, _every_second_of_212
-                for row in rows:
-                    digital[row] = decoders[members.index(leads[row])](packed)
-                continue
-            flat = decode_212(np.pad(packed, (0, -len(packed) % 3)))[:count]
-        if len(members) == len(rows) == len(leads) == 1:
-            return flat[None]
-        digital[rows] = flat.reshape(samples, len(members))[:, [members.index(leads[row]) for row in rows]].T
-    return digital
+            held = int(max(size - lines[0].byte_offset, 0) / (form.bytes_per_sample * per_frame))
+            frames = held if frames is None else frames
+            if held < frames:
+                raise RecordRefused(f"{name} is cut off: it holds {held} of {frames} samples")
+        if any(line.skew >= (frames or MAX_VALUES) * line.samples_per_frame for line in lines):
+            raise RecordRefused(f"the header skews {name} beyond its length")
+    if not frames:
+        raise RecordRefused("the record is empty: its signal file holds no sample")
+    values = frames * sum(line.samples_per_frame for line in header.signals)
+    if values > MAX_VALUES:
+        raise RecordRefused(f"{len(header.signals)} signals of {frames} frames are beyond {MAX_VALUES} values")
+    return frames
 
 
-def _read_with_wfdb(
-    path: Path, leads: Sequence[int], lines: Sequence[SignalLine], samples: int
-) -> npt.NDArray[np.signedinteger]:
-    """int (leads, samples). Leads of several samples per frame come as the mean of each frame."""
+def _read_blocks(file: Path, signals: Sequence[SignalLine], wanted: Sequence[int], frames: int) -> list[Digital]:
+    """The wanted ones among the signals that share a file, each (frames * its samples per frame,)."""
+    with file.open("rb", buffering=0) as stream:
+        stream.seek(signals[0].byte_offset)
+        parts = _alone(stream, signals[0], frames) if len(signals) == 1 else _columns(stream, signals, wanted, frames)
+    if signals[0].format == "8":  # differences, and these are the sums
+        starts = [signals[which].initial for which in wanted]
+        return [start + np.cumsum(part, dtype=np.int64) for start, part in zip(starts, parts, strict=True)]
+    return parts
+
+
+def _alone(stream: BinaryIO, line: SignalLine, frames: int) -> list[Digital]:
+    samples = frames * line.samples_per_frame
+    return [FORMATS[line.format].decode(_blocks(stream, line.format, samples))[:samples]]
+
+
+def _columns(stream: BinaryIO, signals: Sequence[SignalLine], wanted: Sequence[int], frames: int) -> list[Digital]:
+    name = signals[0].format
+    widths = [signal.samples_per_frame for signal in signals]
+    left, per_frame = np.cumsum([0, *widths]), sum(widths)
+    halves = (every_first_of_212, every_second_of_212) if name == "212" and widths == [1, 1] else None
+    parts: list[Digital] = []
+    at_once = max(_CHUNK // per_frame, 1) * FORMATS[name].block_samples  # frames, and whole blocks of them
+    for first in range(0, frames, at_once):
+        count = min(at_once, frames - first)
+        packed = _blocks(stream, name, count * per_frame)
+        if halves:  # nearly every file in this format, and one lead of it is often enough
+            columns = [halves[which](packed) for which in wanted]
+        else:
+            rows = FORMATS[name].decode(packed)[: count * per_frame].reshape(count, per_frame)
+            columns = [rows[:, left[which] : left[which + 1]].reshape(-1) for which in wanted]
+        parts = parts or [
+            np.empty(frames * widths[which], column.dtype) for which, column in zip(wanted, columns, strict=True)
+        ]
+        for which, part, column in zip(wanted, parts, columns, strict=True):
+            part[first * widths[which] : (first + count) * widths[which]] = column
+    return parts
+
+
+def _blocks(stream: BinaryIO, name: str, samples: int) -> Bytes:
+    """The next blocks of the stream that hold ``samples``; the last one may be cut after them."""
+    form = FORMATS[name]
+    size = math.ceil(samples * form.bytes_per_sample)
+    packed = np.fromfile(stream, np.uint8, size)
+    if len(packed) < size:
+        raise RecordRefused(f"the signal file was cut off while it was read, {size - len(packed)} bytes early")
+    return np.pad(packed, (0, -size % form.block_bytes)) if size % form.block_bytes else packed
+
+
+def _read_compressed(file: Path, signals: Sequence[SignalLine], wanted: Sequence[int], frames: int) -> list[Digital]:
+    """As ``_read_blocks``. wfdb gets a header of its own, in which nothing is left to be understood."""
     import wfdb  # slow to import, and needed for rare formats only
 
-    plain = all(line.samples_per_frame == 1 for line in lines)
+    lines = [f"r {len(signals)} 250 {frames}"]
+    for number, line in enumerate(signals):
+        bits, width, offset = line.format[1:].lstrip("0"), line.samples_per_frame, line.byte_offset
+        lines.append(f"r.dat {line.format}x{width}+{offset} 200(0)/mV {bits} 0 0 0 0 s{number}")
     try:
-        # wfdb's own means would count missing samples; sample by sample it does not read every format.
-        record = wfdb.rdrecord(str(path), channels=list(leads), sampto=samples, physical=False, smooth_frames=plain)
-        if plain:
-            values = np.ascontiguousarray(record.d_signal.T)
-        else:
-            values = np.stack([_mean_of_frames(*lead) for lead in zip(record.e_d_signal, lines, strict=True)])
+        with tempfile.TemporaryDirectory(prefix="ecgray-") as folder:
+            Path(folder, "r.hea").write_text("\n".join([*lines, ""]), encoding="ascii")
+            Path(folder, "r.dat").symlink_to(file.absolute())
+            path = str(Path(folder, "r"))
+            record = wfdb.rdrecord(path, channels=list(wanted), physical=False, smooth_frames=False)
+            parts = [np.asarray(values) for values in record.e_d_signal]
     except Exception as error:
         raise RecordRefused(f"wfdb cannot read the signal: {' '.join(str(error).split())[:160]}") from None
-    if values.shape != (len(leads), samples):
-        raise RecordRefused(f"wfdb read {values.shape} values where {(len(leads), samples)} were announced")
-    return values
+    expected = [frames * signals[which].samples_per_frame for which in wanted]
+    if [len(part) for part in parts] != expected:
+        raise RecordRefused(f"wfdb read {[len(part) for part in parts]} values where {expected} were announced")
+    return parts
 
 
-def _mean_of_frames(values: npt.NDArray[np.signedinteger], line: SignalLine) -> npt.NDArray[np.signedinteger]:
-    """One value per frame: the mean of the samples that are there, towards zero as wfdb smooths them."""
-    if line.samples_per_frame == 1:
-        return values
-    frames = values.reshape(-1, line.samples_per_frame)
-    sentinel = _FORMATS[line.format][1]
-    known = np.ones(frames.shape, bool) if sentinel is None else frames != sentinel
-    count = known.sum(axis=1)
-    mean = frames.sum(axis=1, dtype=np.int64, where=known) / np.maximum(count, 1)
-    return np.where(count > 0, mean, sentinel or 0).astype(values.dtype)
-
-
-def _finish(digital: npt.NDArray[np.signedinteger], lines: Sequence[SignalLine]) -> Signal:
+def _finish(parts: Sequence[Digital], lines: Sequence[SignalLine], frame_rate: float, samples: int) -> Signal:
     gain = np.array([line.gain for line in lines])
     baseline = np.array([line.baseline for line in lines], np.float64)
-    values = np.empty(digital.shape, np.int16) if digital.dtype != np.int16 else digital
-    missing, constant, worst = 0, 0, 0.0
-    for row, line in enumerate(lines):
-        lead = digital[row]
-        sentinel = _FORMATS[line.format][1]
+    most = max(line.samples_per_frame for line in lines)
+    values: list[npt.NDArray[np.int16]] = []
+    gaps: list[Intervals] = []
+    interpolated, constant, worst = 0, 0, 0.0
+    for row, (lead, line) in enumerate(zip(parts, lines, strict=True)):
+        ratio = Fraction(most, line.samples_per_frame)
+        lead, missing = _deskewed(lead, line.skew), NO_GAPS
         low, high = int(lead.min()), int(lead.max())
-        if sentinel is not None and low <= sentinel:
-            lead, gaps = _fill(lead, sentinel, line.name[:100])
-            missing += gaps
+        stand_in = FORMATS[line.format].missing
+        if line.skew or (stand_in is not None and low <= stand_in):
+            missing = _missing(lead, line)
+            lead = filled(lead, missing)
             low, high = int(lead.min()), int(lead.max())
+        length = np.diff(missing).reshape(-1)
+        long = length > BRIDGED_S * frame_rate * line.samples_per_frame
+        left = len(lead) - int(length[long].sum())
+        if (short := int(length[~long].sum())) > MAX_MISSING * left:
+            where = " outside its gaps" if long.any() else ""
+            raise RecordRefused(
+                f"{short / left:.1%} of lead {line.name[:100]} is missing (NaN){where}, the limit is {MAX_MISSING:.0%}"
+            )
+        gaps.append(moved(missing[long], ratio, samples))
+        interpolated += int(length.sum() * ratio)
         constant += low == high
-        values[row], gain[row], baseline[row], error = to_int16(lead, low, high, gain[row], baseline[row])
+        if ratio != 1:
+            if ratio > LARGEST_TERM:
+                raise RecordRefused(f"lead {line.name[:100]} cannot be resampled to {most} samples per frame")
+            lead = at_ratio(lead, ratio, baseline[row])
+            low, high = int(lead.min()), int(lead.max())
+        fitting, gain[row], baseline[row], error = to_int16(lead, low, high, gain[row], baseline[row])
+        values.append(fitting)
         worst = max(worst, error)
+    every = union(gaps)
+    if not enough_left(every, samples, frame_rate * most):
+        lost = [int(np.diff(own).sum()) for own in gaps]
+        name, share = lines[int(np.argmax(lost))].name[:100], max(lost) / samples
+        raise RecordRefused(
+            f"{share:.1%} of lead {name} is missing (NaN); what all leads have must be one stretch of {LEAST_S:g} s, or"
+            f" {LEAST_SHARE:.0%} of the record"
+        )
     if constant == len(lines):
         raise RecordRefused("the signal is constant")
-    return Signal(values, gain, baseline, missing, worst)
+    signal = values[0][None] if len(values) == 1 else np.stack(values)
+    return Signal(signal, frame_rate * most, gain, baseline, interpolated, every, worst)
 
 
-def _fill(lead: npt.NDArray[np.signedinteger], sentinel: int, name: str) -> tuple[npt.NDArray[np.signedinteger], int]:
-    """The lead with its missing samples interpolated (the ends held), and how many they are."""
-    gaps = lead == sentinel
-    count = int(gaps.sum())
-    if count == len(lead):
-        raise RecordRefused(f"every sample of lead {name} is missing (NaN)")
-    if count > MAX_MISSING * len(lead):
-        raise RecordRefused(f"{count / len(lead):.1%} of lead {name} is missing (NaN), the limit is {MAX_MISSING:.0%}")
-    filled = lead.copy()
-    known = np.flatnonzero(~gaps)
-    filled[gaps] = np.rint(np.interp(np.flatnonzero(gaps), known, lead[known])).astype(lead.dtype)
-    return filled, count
+def _deskewed(lead: Digital, skew: int) -> Digital:
+    """The lead from its sample number ``skew`` on, as long as before; what is behind its end is missing."""
+    return np.concatenate([lead[skew:], np.full(skew, lead[-1])]) if skew else lead
+
+
+def _missing(lead: Digital, line: SignalLine) -> Intervals:
+    """The runs of the deskewed lead that are missing. RecordRefused where that is all of it."""
+    stand_in, samples = FORMATS[line.format].missing, len(lead)
+    held = samples - line.skew
+    own = NO_GAPS if stand_in is None else runs(lead[:held] == stand_in)
+    missing = union([own, np.array([[held, samples]], np.int64)[: int(line.skew > 0)]])
+    if int(np.diff(missing).sum()) == samples:
+        raise RecordRefused(f"every sample of lead {line.name[:100]} is missing (NaN)")
+    return missing

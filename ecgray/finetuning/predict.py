@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
+from ecgray.databases import notes
+from ecgray.databases.ecg_leads import find_lead
 from ecgray.databases.folder import headers
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.record import RecordRefused, Reference
@@ -25,7 +28,8 @@ from ecgray.finetuning.prepare import Preprocessing, at_rate, to_length
 from ecgray.finetuning.seed_run import predict as probabilities
 from ecgray.finetuning.stored import PROBABILITY
 from ecgray.shards.archive import Archive, open_archive
-from ecgray.shards.leads import lead_order
+from ecgray.shards.leads import lead_order, same_lead
+from ecgray.shards.ledger import notes_of
 from ecgray.shards.manifest import NAME, write_atomically
 from ecgray.shards.prepare import Target
 from ecgray.shards.prepare import prepare as checked
@@ -34,6 +38,11 @@ from ecgray.shards.storage import is_remote, resolve, size_of, write_bytes
 from ecgray.training.threads import threads
 
 Signal = npt.NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+
+MOST_IN_GAPS = 0.5
+"""Share of a window that may lie in gaps of its record for a class to be given."""
 
 
 @threads()
@@ -52,8 +61,10 @@ def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, le
     ``end_s`` in seconds; the last window ends where the record ends, and overlaps the one before where the length does
     not divide.
 
-    A record that cannot be used has one row with the reason in ``refused`` and nothing else. Raises EcgrayError, with
-    nothing written, where that is every record, for an ``out`` that is there, and for a run without a finished seed.
+    A window of which more than half lies in gaps of its record has the reason in ``refused`` and no class. A record
+    that cannot be used has one row with the reason in ``refused`` and nothing else. Raises EcgrayError, with nothing
+    written, where that is every record, for an ``out`` that is there, and for a run without a finished seed. What is to
+    be remarked of the records is said in one line per kind.
     """
     suffix = Path(out).suffix
     if suffix not in (".csv", ".parquet"):
@@ -68,7 +79,7 @@ def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, le
             f"A lead can be chosen for a network of one lead, got {lead} for {', '.join(description.leads)}; leave out "
             "--lead."
         )
-    sources = _sources(paths, description.leads, lead)
+    sources, remarked = _sources(paths, description.leads, lead), dict[str, Mapping[str, str]]()
     if isinstance(out, Path):
         out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -80,7 +91,7 @@ def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, le
     rows: list[dict[str, Any]] = []
     waiting: list[Signal] = []
     parts: list[Signal] = []
-    for row, window in _windows(sources, how):
+    for row, window in _windows(sources, how, remarked):
         rows.append(row)
         if window is not None:
             waiting.append(window)
@@ -97,27 +108,36 @@ def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, le
         write_bytes(out, content)
     else:
         write_atomically(out, content)
+    for line in notes.lines(remarked.items(), len(sources)):
+        log.warning("%s", line)
     return table
 
 
 def summary(table: pd.DataFrame) -> str:
-    """How many records of ``predict``'s table were predicted, and which were refused and why, in one line."""
+    """How many records of ``predict``'s table were predicted, which were refused and why, and how many windows of the
+    others have no class, in one line."""
     refused = table[table["refused"].notna()]
+    whole, window = refused[refused["start_s"].isna()], refused[refused["start_s"].notna()]
     count = table["record"].nunique()
-    reasons = [f"{record} ({reason})" for record, reason in zip(refused["record"], refused["refused"], strict=True)]
-    more = f"; {len(refused)} refused: {listed(reasons, 5)}" if reasons else ""
-    return f"{count - len(refused)} of {count} records{more}"
+    reasons = [f"{record} ({reason})" for record, reason in zip(whole["record"], whole["refused"], strict=True)]
+    more = f"; {len(whole)} refused: {listed(reasons, 5)}" if reasons else ""
+    if len(window):
+        places = [f"{name} from {start:g} s" for name, start in zip(window["record"], window["start_s"], strict=True)]
+        more += f"; {len(window)} windows without a class, as mostly in gaps: {listed(places, 5)}"
+    return f"{count - len(whole)} of {count} records{more}"
 
 
 @dataclass(frozen=True)
 class _Recording:
     """signal: int16 (leads, samples) at ``fs`` Hz, leads in the network's order; gain, baseline: float32 (leads,), ADC
-    units per mV and ADC units, as a shard set has them."""
+    units per mV and ADC units, as a shard set has them; gaps, notes: as of a Record."""
 
     fs: float
     signal: npt.NDArray[np.int16]
     gain: Signal
     baseline: Signal
+    gaps: npt.NDArray[np.int64]
+    notes: Mapping[str, str]
 
 
 _Read = Callable[[], _Recording]
@@ -125,22 +145,31 @@ _Read = Callable[[], _Recording]
 
 
 def _windows(
-    sources: Sequence[tuple[str, _Read]], how: Preprocessing
+    sources: Sequence[tuple[str, _Read]], how: Preprocessing, remarked: dict[str, Mapping[str, str]]
 ) -> Iterator[tuple[dict[str, Any], Signal | None]]:
-    """A row of the table and the network's input (leads, how.length_samples), or the reason in the row and None."""
+    """A row of the table and the network's input (leads, how.length_samples), or the reason in the row and None; the
+    notes of each record go into ``remarked``."""
     length = how.length_samples
     for name, read in tqdm(sources, desc="predict", unit="record", leave=False, disable=None):
         try:
-            signal = _at_rate(read(), how)
+            recording = read()
+            signal = _at_rate(recording, how)
         except RecordRefused as reason:
             yield {"record": name, "refused": " ".join(str(reason).split())}, None
             continue
+        remarked[name] = recording.notes
+        lost_s = recording.gaps / recording.fs
         samples = signal.shape[-1]
         last = max(samples - length, 0)
         for start in (*range(0, last, length), last):
             end = min(start + length, samples)
-            row = {"record": name, "start_s": start / how.fs, "end_s": end / how.fs}
-            yield row, to_length(signal[:, start:end], how)
+            row: dict[str, Any] = {"record": name, "start_s": start / how.fs, "end_s": end / how.fs}
+            overlap = np.minimum(row["end_s"], lost_s[:, 1]) - np.maximum(row["start_s"], lost_s[:, 0])
+            share = np.maximum(overlap, 0).sum() * how.fs / (end - start)
+            if share > MOST_IN_GAPS:
+                yield row | {"refused": f"{share:.0%} of the window is missing"}, None
+            else:
+                yield row, to_length(signal[:, start:end], how)
 
 
 def _at_rate(recording: _Recording, how: Preprocessing) -> Signal:
@@ -209,7 +238,9 @@ def _sources(paths: Sequence[Path | str], leads: tuple[str, ...], lead: str | No
 
 def _from_archive(archive: Archive, number: int, order: list[int]) -> _Recording:
     signal = archive.cut([number], [0], int(archive.samples[number]))[0]
-    return _Recording(archive.fs, signal[order], archive.gain[number][order], archive.baseline[number][order])
+    gaps = archive.gaps[archive.gaps[:, 0] == number, 1:]
+    gain, baseline = archive.gain[number][order], archive.baseline[number][order]
+    return _Recording(archive.fs, signal[order], gain, baseline, gaps, notes_of(archive.attributes[number]))
 
 
 def _from_files(path: Path, name: str, leads: tuple[str, ...], lead: str | None) -> _Recording:
@@ -223,18 +254,16 @@ def _from_files(path: Path, name: str, leads: tuple[str, ...], lead: str | None)
         raise RecordRefused(f"unreadable ({type(error).__name__}: {error})") from error
     order = _order(record.leads, leads, lead)
     gain, baseline = (values[order].astype(np.float32) for values in (record.gain, record.baseline))
-    return _Recording(record.fs, record.signal[order], gain, baseline)
+    return _Recording(record.fs, record.signal[order], gain, baseline, record.gaps, record.notes)
 
 
 def _order(given: tuple[str, ...], wanted: tuple[str, ...], lead: str | None) -> list[int]:
     """Where the network's leads stand among ``given``; those beside them are left out."""
     if lead is not None:
-        if lead not in given:
-            raise RecordRefused(f"it has no lead {lead}; its leads are {', '.join(given)[:200]}")
-        return [given.index(lead)]
+        return [find_lead(given, lead)]
     order = lead_order(given, wanted)
     if order is None:
-        there = [i for i, name in enumerate(given) if name.casefold() in {one.casefold() for one in wanted}]
+        there = [i for i, name in enumerate(given) if any(same_lead(name, one) for one in wanted)]
         order = lead_order([given[i] for i in there], wanted)
         order = None if order is None or not there else [there[i] for i in order]
     if order is None:

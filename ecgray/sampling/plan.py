@@ -38,6 +38,11 @@ class RecordsTable(ClassTable, Protocol):
     fs: float
     samples: npt.NDArray[np.int64]
 
+    @property
+    def gaps(self) -> npt.NDArray[np.int64]:
+        """(k, 3): record, start, end of every stretch that no frame may touch, ascending."""
+        ...
+
 
 class SampledTask(Protocol):
     """What a plan asks of a task. One with negatives also says ``exclude_record``."""
@@ -268,17 +273,19 @@ def make_plan(archive: RecordsTable, sampling: SamplingConfig, task: SampledTask
             f"{sampling.lanes} lanes; choose the batch or the lanes accordingly."
         )
     before, after = task.window(sampling.frame_size, archive.fs)
-    starts = StartTable(archive.patient, archive.samples, before, after)
+    starts = StartTable(archive.patient, archive.samples, before, after, archive.gaps)
     if not len(starts.record):
-        longest = int(archive.samples.max(initial=0))
+        where = " between its gaps" if len(archive.gaps) else ""
         raise EcgrayError(
-            f"A record must hold {before + after} samples for this task and frame size, got none (the longest has "
-            f"{longest}); choose a smaller sampling.frame_size or other shards."
+            f"A record must hold {before + after} samples for this task and frame size{where}, got none (the longest "
+            f"has {starts.longest}); choose a smaller sampling.frame_size or other shards."
         )
     usable = np.zeros(len(archive.samples), bool)
     usable[starts.record] = True
     train, val = split_patients(archive, sampling.val_fraction, sampling.seed, usable)
-    negative_starts = StartTable(archive.patient, archive.samples, 0, sampling.frame_size) if task.negatives else None
+    negative_starts = None
+    if task.negatives:
+        negative_starts = StartTable(archive.patient, archive.samples, 0, sampling.frame_size, archive.gaps)
     plan = Plan(
         sampling=sampling,
         global_batch=global_batch,

@@ -18,7 +18,7 @@ from ecgray.errors import EcgrayError, quoted
 from ecgray.shards.annotations import Annotations, Windows
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.leads import lead_order
-from ecgray.shards.ledger import LEAD_SD, schema
+from ecgray.shards.ledger import GAPS, LEAD_SD, schema
 from ecgray.shards.manifest import Manifest, file_of, read_manifest, verify_files
 from ecgray.shards.maps import Ints
 from ecgray.shards.moments import Moments, merge
@@ -186,6 +186,39 @@ class Archive:
     def attributes(self) -> list[dict[str, Any]]:
         """N dictionaries of what else the database says of a record."""
         return [_attributes(text) for text in self._column("attributes").to_pylist()]
+
+    @cached_property
+    def gaps(self) -> Ints:
+        """(k, 3): record, start, end (half-open, samples of the record) of every gap, ascending; none in sets that do
+        not know them. The signal inside is interpolated: frames are taken beside it."""
+        parts, first = [np.empty((0, 3), np.int64)], 0
+        for path, manifest in zip(self.paths, self.manifests, strict=True):
+            table = _read(path, manifest, ["samples"], more=GAPS)
+            if GAPS in table.column_names:
+                edges = table[GAPS].combine_chunks()
+                count = pc.list_value_length(edges).to_numpy()
+                ends = edges.flatten().to_numpy()
+                number, length = np.repeat(np.arange(len(table)), count), _ints(table, "samples")
+                # Each end lies above the one before in its record, and the last one inside it.
+                first_of_record = np.diff(number, prepend=-1) > 0
+                low = np.where(first_of_record, -1, np.roll(ends, 1))
+                if (count % 2).any() or (ends <= low).any() or (ends > length[number]).any():
+                    raise _not_of_the_set(path)
+                pairs = ends.reshape(-1, 2)
+                parts.append(np.column_stack([number[::2] + first, pairs]))
+            first += len(table)
+        return np.concatenate(parts)
+
+    def in_gap(self, record: npt.ArrayLike, start: npt.ArrayLike, span: int) -> Ints:
+        """(n,) samples of the windows of ``span`` from ``start`` on that lie in a gap of their record."""
+        record, start = np.asarray(record, np.int64), np.asarray(start, np.int64)
+        lost = np.zeros(len(record), np.int64)
+        for number in np.intersect1d(record, self.gaps[:, 0]):
+            here = record == number
+            gaps = self.gaps[self.gaps[:, 0] == number, 1:]
+            low, high = start[here, None], start[here, None] + span
+            lost[here] = np.maximum(np.minimum(high, gaps[:, 1]) - np.maximum(low, gaps[:, 0]), 0).sum(axis=1)
+        return lost
 
     @property
     def patient_names(self) -> list[str]:

@@ -26,6 +26,7 @@ import numpy as np
 from ecgray.cluster import connected
 from ecgray.config import to_dict
 from ecgray.databases import notes
+from ecgray.databases.ecg_leads import lead_key
 from ecgray.databases.record import Database, Record, RecordRefused, Reference
 from ecgray.errors import EcgrayError
 from ecgray.shards.amplitudes import far_off, warning
@@ -35,6 +36,7 @@ from ecgray.shards.lock import locked
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_sha256, read_manifest, write_atomically
 from ecgray.shards.prepare import Target, prepare
 from ecgray.shards.progress import Progress, outcome
+from ecgray.shards.remarks import set_remarks
 from ecgray.shards.remote_ingest import at_url, publish_set, published_shard, refuse_finished, send_shard
 from ecgray.shards.storage import is_remote, list_files, require_local, resolve
 from ecgray.shards.working import NOT_OF_A_RUN, pull, push, working_folder
@@ -150,20 +152,22 @@ def _ingest(
     manifest = finish(out, finished, database=database.name, licence=database.licence, target=target, settings=settings)
     if url is not None:
         publish_set(out, url, manifest)
-    _warn_of_amplitudes(finished, target.leads, url or str(out))
-    for line in notes.lines((each for shard in finished for each in shard.notes()), manifest.records):
-        log.warning("%s", line)
+    _say_what_to_look_at(finished, target, url or str(out))
     if show:
         print(outcome(manifest, [entry for shard in finished for entry in shard.refused]), file=sys.stderr)
     return manifest
 
 
-def _warn_of_amplitudes(finished: Sequence[Ledger], leads: Sequence[str], place: str) -> None:
-    """One line where records are far from the others."""
+def _say_what_to_look_at(finished: Sequence[Ledger], target: Target, place: str) -> None:
+    """One line per kind of remark on the records and the set, and one where records are far from the others."""
     columns = [shard.table[LEAD_SD].combine_chunks().flatten().to_numpy() for shard in finished]
-    sd_mv = np.concatenate(columns).reshape(-1, len(leads))
+    sd_mv = np.concatenate(columns).reshape(-1, len(target.leads))
     names = [name for shard in finished for name in shard.table["id"].to_pylist()]
-    if found := far_off(sd_mv, leads, names.__getitem__):
+    for line in notes.lines((each for shard in finished for each in shard.notes()), len(names)):
+        log.warning("%s", line)
+    for line in set_remarks(target.fs, target.leads, sd_mv):
+        log.warning("%s", line)
+    if found := far_off(sd_mv, target.leads, names.__getitem__):
         log.warning("%s", warning(found, len(names), place))
 
 
@@ -281,20 +285,22 @@ def _on_ray(jobs: Sequence[_Job], workers: int | None) -> Iterator[tuple[int, in
 
 def _choose_target(database: Database, references: Sequence[Reference], fs: float | None, detect: bool) -> Target:
     """Rate and leads of most of a few records spread over the database; the first found wins a tie."""
-    kinds: Counter[tuple[float, tuple[str, ...]]] = Counter()
+    kinds: defaultdict[tuple[float, tuple[str, ...]], Counter[tuple[str, ...]]] = defaultdict(Counter)
     first_reason = ""
     stride = max(1, len(references) // _PROBES)
     for i in (i for begin in range(stride) for i in range(begin, len(references), stride)):
         try:
             record = _read(database, references[i])
-            kinds[(record.fs, record.leads)] += 1
+            # Leads in another order or spelling are the same leads.
+            kinds[(record.fs, tuple(sorted(lead_key(name) for name in record.leads)))][record.leads] += 1
         except RecordRefused as reason:
             first_reason = first_reason or f"; the first reason: {references[i].record}: {reason}"
-        if kinds.total() >= _PROBES:
+        if sum(found.total() for found in kinds.values()) >= _PROBES:
             break
     if not kinds:
         raise EcgrayError(f"'{database.name}' must hold a usable record, got {len(references)} refused{first_reason}.")
-    rate, leads = kinds.most_common(1)[0][0]
+    (rate, _), spellings = max(kinds.items(), key=lambda kind: kind[1].total())
+    leads = spellings.most_common(1)[0][0]
     return Target(fs=float(fs or rate), leads=leads, resampled=fs is not None, detect_beats=detect)
 
 

@@ -20,6 +20,7 @@ from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.ledger import notes_of
 from ecgray.shards.manifest import file_of
+from ecgray.shards.remarks import set_remarks
 
 
 def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
@@ -27,7 +28,8 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
 
     records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, mean_mv, sd_mv
     (pooled over all samples and leads), far_off [{record, lead, sd_mv, median_mv}] (None where a set does not know it),
-    notes [one line per kind of remark], refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
+    gaps {records, seconds}, notes [one line per kind of remark], refused [{record, reason}]. Raises EcgrayError as
+    ``open_archive`` does.
     """
     archive = open_archive(paths, verify="hashes")
     sd_mv = archive.lead_sd_mv()
@@ -51,7 +53,14 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
         "mean_mv": archive.mean_mv,
         "sd_mv": archive.sd_mv,
         "far_off": None if np.isnan(sd_mv).any() else [asdict(each) for each in far],
-        "notes": lines(notes_by_record(archive), len(archive)),
+        "gaps": {
+            "records": len(np.unique(archive.gaps[:, 0])),
+            "seconds": float(np.diff(archive.gaps[:, 1:]).sum() / archive.fs),
+        },
+        "notes": [
+            *lines(notes_by_record(archive), len(archive)),
+            *set_remarks(archive.fs, archive.leads, sd_mv),
+        ],
         "refused": [
             entry
             for path, manifest in zip(archive.paths, archive.manifests, strict=True)

@@ -27,6 +27,8 @@ _DIGEST = hashlib.sha256().digest_size
 
 LEAD_SD = "lead_sd_mv"
 """Column that sets of before it was kept lack."""
+GAPS = "gaps"
+"""Column that sets of before gaps were kept lack: starts and ends in turn, in samples of the record."""
 NOTES = "notes"
 """Attribute of a record that holds its notes (``ecgray.databases.notes``)."""
 
@@ -54,6 +56,7 @@ def schema(leads: int) -> pa.Schema:
             ("rhythm_samples", pa.list_(pa.int64(), len(RHYTHMS))),
             ("requantisation_uv", pa.float64()),
             (LEAD_SD, pa.list_(pa.float64(), leads)),
+            (GAPS, pa.list_(pa.int64())),
         ]
     )
 
@@ -147,6 +150,7 @@ def rows(records: Sequence[Record], moments: Sequence[Sequence[Moments]], number
         "rhythm_samples": [_rhythm_samples(record) for record in records],
         "requantisation_uv": [float(record.requantisation_uv) for record in records],
         LEAD_SD: [[lead.sd for lead in each] for each in moments],
+        GAPS: [record.gaps.reshape(-1).tolist() for record in records],
     }
     return pa.table(columns, schema=schema(leads))
 

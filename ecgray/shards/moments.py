@@ -10,6 +10,8 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from ecgray.databases.gaps import NO_GAPS, between
+
 _CHUNK = 1 << 22
 """Samples per dot product: 2^22 squares of at most 2^30 stay below 2^53, so float64 sums are exact integers."""
 
@@ -29,17 +31,23 @@ class Moments:
 
 
 def lead_moments(
-    signal: npt.NDArray[np.int16], gain: npt.NDArray[np.float64], baseline: npt.NDArray[np.float64]
+    signal: npt.NDArray[np.int16],
+    gain: npt.NDArray[np.float64],
+    baseline: npt.NDArray[np.float64],
+    gaps: npt.NDArray[np.int64] = NO_GAPS,
 ) -> list[Moments]:
-    """Moments in mV of each lead of a signal (leads, samples), from exact integer sums of the ADC values."""
+    """Moments in mV of each lead of a signal (leads, samples) outside its gaps, from exact integer sums of the ADC
+    values."""
     parts = []
+    stretches = between(gaps, signal.shape[1]).tolist()
+    n = sum(end - start for start, end in stretches)
     for lead, units_per_mv, zero in zip(signal, gain, baseline, strict=True):
         total = squares = 0
-        for start in range(0, len(lead), _CHUNK):
-            chunk = lead[start : start + _CHUNK].astype(np.float64)
-            total += int(chunk.sum())
-            squares += int(np.einsum("i,i", chunk, chunk))  # a BLAS dot would wake its threads for each record
-        n = len(lead)
+        for begin, end in stretches:
+            for start in range(begin, end, _CHUNK):
+                chunk = lead[start : min(start + _CHUNK, end)].astype(np.float64)
+                total += int(chunk.sum())
+                squares += int(np.einsum("i,i", chunk, chunk))  # a BLAS dot would wake its threads for each record
         mean = float((Fraction(total, n) - Fraction(float(zero))) / Fraction(float(units_per_mv)))
         m2 = float(Fraction(n * squares - total * total, n) / Fraction(float(units_per_mv)) ** 2)
         parts.append(Moments(n, mean, m2))

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ecgray.databases.ecg_leads import lead_for_beats
+from ecgray.databases.gaps import between
 from ecgray.databases.record import BEATS, RHYTHMS, Record, RecordRefused
-from ecgray.shards.leads import lead_order
+from ecgray.shards.leads import lead_order, same_lead
+from ecgray.shards.remarks import remarks
 from ecgray.shards.resample import resample
 
 _CHOOSE = " (take leads that all have with --lead)"
@@ -32,17 +35,20 @@ def prepare(record: Record, target: Target) -> Record:
     reason = _invalid(record)
     if reason:
         raise RecordRefused(reason)
+    own_leads = record.leads
     if len(record.leads) != len(target.leads):
         raise RecordRefused(f"{len(record.leads)} leads, the set has {len(target.leads)}{_CHOOSE}")
     if record.leads != target.leads:
-        record = _with_leads(record, target.leads)
+        order = _order(record.leads, target.leads)
+        own_leads = tuple(record.leads[place] for place in order)
+        record = _with_leads(record, target.leads, order)
     if record.fs != target.fs:
         if not target.resampled:
             raise RecordRefused(f"sampled at {record.fs:g} Hz, the set at {target.fs:g} Hz (resample with --fs)")
         record = resample(record, target.fs)
     if target.detect_beats and not record.annotated:
-        record = _with_detected_beats(record)
-    return record
+        record = _with_detected_beats(record, own_leads)
+    return _with_remarks(record)
 
 
 def _invalid(record: Record) -> str | None:
@@ -77,16 +83,23 @@ def _invalid(record: Record) -> str | None:
         return "rhythms must ascend inside the signal without overlap"
     if len(zones) and (zones[:, 2].min() < 0 or zones[:, 2].max() >= len(RHYTHMS)):
         return "rhythm class outside the vocabulary"
+    gaps = record.gaps
+    if gaps.ndim != 2 or gaps.shape[1] != 2 or (np.diff(gaps.reshape(-1), prepend=-1, append=samples + 1) <= 0).any():
+        return "gaps must ascend inside the signal and lie apart"
     return None
 
 
-def _with_leads(record: Record, leads: tuple[str, ...]) -> Record:
-    """Leads in the set's order; a single lead of another name keeps that name in the record's attributes."""
-    order = lead_order(record.leads, leads)
+def _order(given: tuple[str, ...], wanted: tuple[str, ...]) -> list[int]:
+    order = lead_order(given, wanted)
     if order is None:
-        raise RecordRefused(f"its leads are {_names(record.leads)}, those of the set {_names(leads)}{_CHOOSE}")
-    if len(leads) == 1:
-        return replace(record, attributes={**record.attributes, "leads": list(record.leads)})
+        raise RecordRefused(f"its leads are {_names(given)}, those of the set {_names(wanted)}{_CHOOSE}")
+    return order
+
+
+def _with_leads(record: Record, leads: tuple[str, ...], order: list[int]) -> Record:
+    """Leads in the set's order and under its names; a single lead of another name keeps that among the attributes."""
+    if len(leads) == 1 and not same_lead(record.leads[0], leads[0]):
+        return replace(record, leads=leads, attributes={**record.attributes, "leads": list(record.leads)})
     return replace(
         record, leads=leads, signal=record.signal[order], gain=record.gain[order], baseline=record.baseline[order]
     )
@@ -96,16 +109,28 @@ def _names(leads: tuple[str, ...]) -> str:
     return ", ".join(leads)[:200]
 
 
-def _with_detected_beats(record: Record) -> Record:
+def _with_detected_beats(record: Record, own_leads: tuple[str, ...]) -> Record:
+    """Beats of the lead that shows them best by its name, from each stretch between the record's gaps."""
     from ecgray.databases.qrs import detect_beats  # sleepecg loads slowly and few ingests need it
 
-    lead = next((record.leads.index(name) for name in ("MLII", "II") if name in record.leads), 0)
-    signal_mv = (record.signal[lead] - record.baseline[lead]) / record.gain[lead]
-    beats = np.unique(np.asarray(detect_beats(signal_mv, record.fs), np.int64))
-    beats = beats[(beats >= 0) & (beats < record.signal.shape[1])]
+    lead = lead_for_beats(own_leads)
+    if lead is None:
+        raise RecordRefused(f"beats are detected on ECG leads, and it has {_names(own_leads)} (without --detect-beats)")
+    samples = record.signal.shape[1]
+    found = [np.empty(0, np.int64)]
+    for start, end in between(record.gaps, samples).tolist():
+        signal_mv = (record.signal[lead, start:end] - record.baseline[lead]) / record.gain[lead]
+        beats = np.asarray(detect_beats(signal_mv, record.fs), np.int64)
+        found.append(beats[(beats >= 0) & (beats < end - start)] + start)
+    beats = np.unique(np.concatenate(found))
     return replace(
         record,
         beats=beats,
         beat_classes=np.full(len(beats), BEATS.index("undefined"), np.uint8),
         attributes={**record.attributes, "beats": "detected"},
     )
+
+
+def _with_remarks(record: Record) -> Record:
+    found = {kind: what for kind, what in remarks(record) if what}
+    return replace(record, notes={**record.notes, **found}) if found else record

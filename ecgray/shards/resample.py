@@ -8,14 +8,11 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import resample_poly
 
+from ecgray.databases import gaps
+from ecgray.databases.lead_values import LARGEST_TERM, at_ratio, to_int16
 from ecgray.databases.record import Record, RecordRefused
 from ecgray.databases.wfdb_header import MAX_VALUES
-from ecgray.databases.wfdb_signal import to_int16
-
-LARGEST_TERM = 50_000
-"""Of the ratio of two rates: the filter has twenty times as many taps, 8 MB."""
 
 
 def resample(record: Record, fs: float) -> Record:
@@ -26,15 +23,14 @@ def resample(record: Record, fs: float) -> Record:
 
     A lead that overshoots int16 is shifted or gets a smaller gain (``to_int16``), and the worst rounding error is kept
     in microvolt. Positions go to round(sample * new / old), inside the new signal and ascending; a rhythm shorter than
-    half a new sample vanishes.
+    half a new sample vanishes; a gap is rounded outwards.
 
     Raises RecordRefused for a single sample, a ratio of larger terms, and a result beyond the limit of a record.
     """
     ratio = _ratio(fs, record)
     leads, gain, baseline, worst = [], record.gain.copy(), record.baseline.copy(), record.requantisation_uv
     for lead, signal in enumerate(record.signal):
-        centred = resample_poly(signal - baseline[lead], ratio.numerator, ratio.denominator, padtype="line")
-        adc = np.rint(centred + baseline[lead]).astype(np.int64)
+        adc = at_ratio(signal, ratio, baseline[lead])
         values, gain[lead], baseline[lead], error = to_int16(
             adc, int(adc.min()), int(adc.max()), gain[lead], baseline[lead]
         )
@@ -52,6 +48,7 @@ def resample(record: Record, fs: float) -> Record:
         baseline=baseline,
         beats=np.minimum(_moved(record.beats, ratio), samples - 1),
         rhythms=zones[zones[:, 0] < zones[:, 1]],
+        gaps=gaps.moved(record.gaps, ratio, samples),
         requantisation_uv=worst,
     )
 

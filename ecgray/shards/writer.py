@@ -34,7 +34,7 @@ def write_shard(
 ) -> Ledger:
     """Write one shard whole under a temporary name; ``publish_shard`` gives it its own. Records must be prepared."""
     files: dict[str, dict[str, Any]] = {}
-    moments = [lead_moments(record.signal, record.gain, record.baseline) for record in records]
+    moments = [lead_moments(record.signal, record.gain, record.baseline, record.gaps) for record in records]
     if records:
         folder = partial_folder(out, number)
         folder.mkdir(parents=True)

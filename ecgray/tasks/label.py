@@ -51,7 +51,8 @@ def read_frames(file: Path) -> pd.DataFrame:
 
 
 def label_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataFrame) -> pd.DataFrame:
-    """``frames`` (record, start in samples) with one more column: label, the name of the class, '' for a dropped frame.
+    """``frames`` (record, start in samples) with one more column: label, the name of the class, '' for a frame that is
+    dropped, or lies in a gap of its record, if only with one sample.
 
     A column database tells records of one name apart; without it a name must be unique in the archive.
     The heart rate of a frame at an end of its record is read from as much of its extended window as there is.
@@ -65,7 +66,8 @@ def label_frames(archive: Archive, task: Task, frame_size: int, frames: pd.DataF
     record, start = _located(archive, frame_size, frames)
     targets = task.targets(record, start, frame_size, archive)
     names = np.array(task.classes, dtype=object)
-    labels = np.where(targets == IGNORED, "", names[targets])
+    asked = (targets != IGNORED) & (archive.in_gap(record, start, frame_size) == 0)
+    labels = np.where(asked, names[targets], "")
     names_only = frames[[name for name in ("database", "record", "start") if name in frames.columns]]
     return names_only.reset_index(drop=True).assign(label=labels)
 

@@ -57,8 +57,8 @@ class LoadedModel(nn.Module):
         """A tensor or numpy array of any floating point or integer type is taken.
 
         fs: the signal's rate in Hz where it is another than the network's; it is resampled as finetuning does, and no
-        gradient leads back through that. Raises EcgrayError for another number of axes or leads, a rate that cannot be
-        brought to the network's, and a signal that is longer than the network's input.
+        gradient leads back through that. Raises EcgrayError for another number of axes or leads, a value that is not
+        finite, a rate that cannot be brought to the network's, and a signal that is longer than the network's input.
         """
         return self.network(self._input(signal_mv, fs))
 
@@ -78,6 +78,12 @@ class LoadedModel(nn.Module):
             raise EcgrayError(
                 f"The signal must be of shape (batch, {leads}, samples) in mV, got {tuple(signal_mv.shape)}; "
                 f"give the leads {', '.join(self.leads)} on axis 1."
+            )
+        finite = torch.isfinite(signal_mv)
+        if not finite.all():
+            raise EcgrayError(
+                f"The signal must be finite, got {int((~finite).sum())} of {finite.numel()} values that are NaN or "
+                "infinite; fill them or give windows without them."
             )
         weights = next(self.network.parameters())
         return prepare(signal_mv.to(weights.device, weights.dtype), self.description, fs)

@@ -41,8 +41,8 @@ def no_rate(path: Path) -> None:
     edit(path, " 250 ", " 0 ")
 
 
-def no_length(path: Path) -> None:
-    edit(path, " 1000", " 0")
+def negative_length(path: Path) -> None:
+    edit(path, " 1000", " -1000")
 
 
 def absurd_length(path: Path) -> None:
@@ -152,9 +152,9 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (missing_signal, "signal file r.dat is missing"),
     (cut_signal, "holds 995 of 1000 samples"),
     (empty_signal, "holds 0 of 1000 samples"),
-    (no_signal, "describes no signal"),
+    (no_signal, "the header has no signals: there can be annotations alone"),
     (no_rate, "sampling rate"),
-    (no_length, "empty"),
+    (negative_length, "must not be negative"),
     (absurd_length, "beyond the limit"),
     (absurd_offset, "cut off"),
     (absurd_skew, "skews"),

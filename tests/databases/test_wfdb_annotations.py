@@ -220,8 +220,17 @@ def test_icentia_zones_include_their_first_and_last_beat() -> None:
 
 
 def test_annotations_at_another_resolution_move_to_the_record() -> None:
-    moved = annotation_file([(100, "N", ""), (201, "N", "")], fs=200).at_fs(250)
-    assert moved.sample.tolist() == [125, 251]
+    marks = [(100, "N", ""), (201, "N", "")]
+    assert annotation_file(marks, fs=200).at_fs(250, 250).sample.tolist() == [125, 251]
+    assert annotation_file(marks, fs=200).at_fs(250, 1).sample.tolist() == [125, 251]
+    assert annotation_file(marks, fs=250).at_fs(250, 1).sample.tolist() == [100, 201]
+
+
+def test_positions_without_a_resolution_of_their_own_are_frames() -> None:
+    marks = [(0, "N", ""), (3, "N", ""), (7, "N", "")]
+    assert annotation_file(marks).at_fs(250, 250).sample.tolist() == [0, 3, 7]
+    assert annotation_file(marks).at_fs(500, 250).sample.tolist() == [0, 6, 14]
+    assert annotation_file(marks).at_fs(250, 1).sample.tolist() == [0, 750, 1750]
 
 
 def test_symbols_and_rhythm_texts_are_counted() -> None:

@@ -30,7 +30,7 @@ def header(folder: Path, text: str) -> Header:
 def test_both_date_forms_line_ends_and_blanks(tmp_path: Path, first: str) -> None:
     got = header(tmp_path, f"# a comment\r\n\r\n{first}\nA00001.mat 16+24 1000/mV 16 0 -127 0 0 ECG \r\n#Age: 5\r\n")
     line = got.signals[0]
-    assert (got.fs, got.samples, got.names, got.comments) == (300, 9000, ("ECG",), ("a comment", "Age: 5"))
+    assert (got.fs, got.frames, got.names, got.comments) == (300, 9000, ("ECG",), ("a comment", "Age: 5"))
     assert (line.file, line.format, line.byte_offset, line.gain, line.baseline) == ("A00001.mat", "16", 24, 1000, 0)
 
 
@@ -77,7 +77,7 @@ def test_microvolts_in_every_spelling(tmp_path: Path, unit: bytes) -> None:
 
 def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
     got = header(tmp_path, "r 1\nr.dat 16\n")
-    assert (got.fs, got.samples) == (250, None)
+    assert (got.fs, got.frames) == (250, None)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
     [
         ("", "empty"),
         ("# only a comment\n", "empty"),
-        ("r 0 250 100\n", "no signal"),
-        ("r 2 250 100\n", "no signal"),
+        ("r 0 250 100\n", "the header has no signals: there can be annotations alone"),
+        ("r 2 250 100\n", "announces 2 signals and describes none"),
         ("r 99999999 250 100\nr.dat 16\n", "announces 99999999"),
         ("r\n", "first line is unreadable"),
         ("r one 250 100\nr.dat 16\n", "first line is unreadable"),
@@ -97,8 +97,8 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
         ("r 1 0.5 100\nr.dat 16\n", "sampling rate must lie from 1 to 1e\\+06 Hz, the header says 0.5"),
         ("r 1 nan 100\nr.dat 16\n", "sampling rate"),
         ("r 1 1e400 100\nr.dat 16\n", "sampling rate"),
-        ("r 1 250 0\nr.dat 16\n", "empty"),
-        ("r 1 250 -4\nr.dat 16\n", "empty"),
+        ("r 1 250 -4\nr.dat 16\n", "number of samples must not be negative, the header says -4"),
+        ("r 1 0.1 100\nr.dat 16x9\n", r"says 0.9 \(9 samples in each of 0.1 frames per second\)"),
         ("r 1 250 99999999999999\nr.dat 16\n", "limit"),
         (f"r 1 250 {'9' * 4000}\nr.dat 16\n", "first line is unreadable"),
         ("r 1 250 100\n" + "\x00" * 4000 + "\n", "signal 0 is unreadable"),
@@ -129,7 +129,7 @@ def test_a_missing_header_is_refused(tmp_path: Path) -> None:
 
 def compare(path: Path) -> None:
     ours, theirs = read_header(path), wfdb.rdheader(str(path))
-    assert (ours.fs, ours.samples, list(ours.names)) == (theirs.fs, theirs.sig_len, theirs.sig_name)
+    assert (ours.fs, ours.frames, list(ours.names)) == (theirs.fs, theirs.sig_len, theirs.sig_name)
     np.testing.assert_allclose([line.gain for line in ours.signals], theirs.adc_gain)
     assert [line.baseline for line in ours.signals] == theirs.baseline
     assert [line.format for line in ours.signals] == theirs.fmt

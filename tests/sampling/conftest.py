@@ -18,6 +18,7 @@ class FakeArchive:
         self.samples = np.asarray(samples, np.int64)
         n = len(self.patient)
         self.leads = tuple(leads)
+        self.gaps = np.empty((0, 3), np.int64)
         self.beat_totals = np.zeros((n, 5), np.int64) if beat_totals is None else np.asarray(beat_totals)
         self.rhythm_samples = np.zeros((n, 6), np.int64) if rhythm_samples is None else np.asarray(rhythm_samples)
         self.signal_hash = np.array([f"signal{i}" for i in range(n)], object)

@@ -31,6 +31,7 @@ def test_pools_bound_the_shards_of_a_block() -> None:
         leads=("I",),
         patient_names=[str(patient) for patient in range(patients)],
         database=np.full(patients, "x", object),
+        gaps=np.empty((0, 3), np.int64),
     )
     sampling = SamplingConfig(frame_size=2048, pool_patients=16, lanes=8)
     plan = make_plan(archive, sampling, TASKS["beat"](), 32)

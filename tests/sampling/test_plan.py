@@ -225,7 +225,7 @@ def test_the_hash_seed_of_python_does_not_matter(tmp_path):
         "labels = [('A',) if i % 3 else ('N', 'O') for i in range(n)]\n"
         "a = S(fs=250.0, patient=np.arange(n, dtype=np.int32) // 2, samples=np.full(n, 3000), labels=labels,\n"
         "      beat_totals=np.eye(5, dtype=np.int64)[np.arange(n) % 5], rhythm_samples=np.zeros((n, 6), np.int64),\n"
-        "      signal_hash=np.array([str(i) for i in range(n)], object))\n"
+        "      signal_hash=np.array([str(i) for i in range(n)], object), gaps=np.empty((0, 3), np.int64))\n"
         "t = S(negatives=2, exclude_record=True, window=lambda f, fs: (0, f))\n"
         "p = make_plan(a, SamplingConfig(frame_size=256, val_fraction=0.3), t, 32)\n"
         "parts = (p.val_patients, *p.frames(5, 50, range(8)), *p.negatives(5, 50, range(8)), *p.validation())\n"

@@ -197,13 +197,13 @@ def test_slightly_odd_rates_take_the_coarsest_ratio_that_keeps_time(random_recor
     """A beat at the end stands less than half a sample from where it belongs, by a filter of the least length."""
     record = noise_at(random_records, old, 3000)
     used = []
-    plain = resample_module.resample_poly
+    plain = resample_module.at_ratio
 
-    def watched(signal, up, down, **rest):
-        used.append((up, down))
-        return plain(signal, up, down, **rest)
+    def watched(signal, ratio, baseline):
+        used.append(ratio.as_integer_ratio())
+        return plain(signal, ratio, baseline)
 
-    monkeypatch.setattr(resample_module, "resample_poly", watched)
+    monkeypatch.setattr(resample_module, "at_ratio", watched)
     found = resample(record, 250.0)
     ((up, down),) = used
     assert abs(up / down - 250 / old) * 3000 < 0.5
