@@ -29,9 +29,9 @@ _SEARCH_S = 60.0
 class Folder(Database):
     """Every WFDB record under a folder, subfolders included (links to folders are not followed).
 
-    A record's id is its path below the root without suffix (``p1/rec2``). ``lead`` picks leads by name and refuses a
-    record that lacks one; none keeps every lead that is a voltage. Annotations come from the files with the suffix
-    ``annotator``, read as in the MIT-BIH databases.
+    A record's id is its path below the root without suffix (``p1/rec2``). ``lead`` picks leads by name, case aside, and
+    refuses a record that lacks one; none keeps every voltage that can be an ECG lead by its name. Annotations come from
+    the files with the suffix ``annotator``, read as in the MIT-BIH databases.
 
     ``labels.csv`` in the root may give labels and patients: a first row naming the columns ``record``, ``label``
     (several separated by ``;``, or none) and, where known, ``patient``; records by id, or by bare name where only one
@@ -41,7 +41,7 @@ class Folder(Database):
     """
 
     lead: tuple[str, ...] = ()
-    """Names of the leads to take, in this order (default: every lead that is a voltage)."""
+    """Names of the leads to take, in this order (default: every voltage that can be an ECG lead by its name)."""
     annotator: str = "atr"
     """Suffix of the annotation files."""
     patient: str | None = None

@@ -147,5 +147,5 @@ def _choose(header: Header, wanted: Sequence[str]) -> list[int]:
     ecg = are_ecg(header.names)
     if not (leads := [number for number in voltages if ecg[number] is not False]):
         names = ", ".join(header.signals[number].name for number in voltages)[:200]
-        raise RecordRefused(f"no signal is an ECG lead by its name, they are {names}; take one with --lead")
+        raise RecordRefused(f"no signal is an ECG lead by its name, they are {names}; 'folder --lead' takes one")
     return leads

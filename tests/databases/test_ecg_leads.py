@@ -105,7 +105,7 @@ def test_what_is_no_ecg_lead_is_left_out_and_said(tmp_path: Path, write_record: 
 
 def test_without_any_ecg_lead_the_signals_are_named(tmp_path: Path, write_record: Writer) -> None:
     path = several(write_record, tmp_path / "r", "RESP", "ABP")
-    with pytest.raises(RecordRefused, match=r"no signal is an ECG lead by its name, they are RESP, ABP; take one with"):
+    with pytest.raises(RecordRefused, match="ECG lead by its name, they are RESP, ABP; 'folder --lead' takes one"):
         read(path)
     assert read(path, "resp").leads == ("resp",)
 

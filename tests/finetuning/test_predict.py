@@ -18,7 +18,7 @@ from ecgray.databases.wfdb_write import write_signal
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig, ProtocolConfig
 from ecgray.finetuning.evaluate import evaluate
-from ecgray.finetuning.predict import predict
+from ecgray.finetuning.predict import predict, summary
 from ecgray.finetuning.protocol import finetune
 from ecgray.models.resnet import ResNet
 from ecgray.shards.ingest import ingest
@@ -96,6 +96,48 @@ def test_a_long_recording_gives_a_row_per_window(run: Path, tmp_path: Path) -> N
     assert parts["end_s"].tolist() == [10] * 4
     written = pd.read_csv(tmp_path / "long.csv", dtype=dict.fromkeys(CLASSES, "float32"))
     assert (written[CLASSES] == table[CLASSES]).all(axis=None), "the table's numbers to the last bit"
+
+
+def test_a_window_that_is_mostly_missing_has_no_class(run: Path, tmp_path: Path) -> None:
+    signal = np.concatenate([make_record(i, "A").signal for i in range(5)], axis=1)[:, :4000]
+    spoilt = signal.copy()
+    spoilt[0, 600:1400] = -32768  # 40% of two windows
+    spoilt[0, 2000:2510] = -32768  # 51% of one
+    write_signal(tmp_path / "whole", signal[0], 100.0, "200.0(0)/mV", "ecg")
+    write_signal(tmp_path / "torn", spoilt[0], 100.0, "200.0(0)/mV", "ecg")
+    table = predict(run, [tmp_path / "torn", tmp_path / "whole"], tmp_path / "out.csv")
+    assert table["record"].tolist() == ["torn"] * 4 + ["whole"] * 4
+    torn, whole = table[:4], table[4:].reset_index(drop=True)
+    assert torn["start_s"].tolist() == [0, 10, 20, 30] and torn["end_s"].tolist() == [10, 20, 30, 40]
+    assert torn["refused"].isna().tolist() == [True, True, False, True]
+    assert torn["refused"][2] == "51% of the window is missing"
+    assert torn.loc[2, ["predicted", *CLASSES]].isna().all()
+    assert (torn[CLASSES].notna().all(axis=1) == torn["refused"].isna()).all()
+    np.testing.assert_allclose(torn.loc[3, CLASSES].astype(float), whole.loc[3, CLASSES].astype(float), atol=1e-4)
+    said = summary(table)
+    assert said == "2 of 2 records; 1 windows without a class, as mostly in gaps: torn from 20 s"
+
+    ingest(Folder(), tmp_path, tmp_path / "shards", workers=0, progress=False)
+    of_set = predict(run, [tmp_path / "shards"], tmp_path / "set.csv").sort_values(["record", "start_s"])
+    pd.testing.assert_frame_equal(of_set.reset_index(drop=True), table, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("names", [("RESP", "ECG"), ("resp", "ABP", "ii"), ("EEG C3-A2", "lead0")])
+def test_the_ecg_is_predicted_wherever_it_stands(
+    run: Path, tmp_path: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    signal = make_record(0, "A").signal[0]
+    write_signal(tmp_path / "alone", signal, 100.0, "200.0(0)/mV", "ECG")
+    other = np.rint(900 * np.sin(np.arange(len(signal)) / 50))
+    np.stack([other] * (len(names) - 1) + [signal], axis=1).astype("<i2").tofile(tmp_path / "beside.dat")
+    lines = [f"beside.dat 16 200 16 0 0 0 0 {name}" for name in names]
+    (tmp_path / "beside.hea").write_text("\n".join([f"beside {len(names)} 100 {len(signal)}", *lines, ""]))
+    table = predict(run, [tmp_path / "alone", tmp_path / "beside"], tmp_path / "out.csv")
+    rows = table.groupby("record")[CLASSES].first()
+    np.testing.assert_array_equal(rows.loc["alone"], rows.loc["beside"])
+    assert any("1 of 2 records do not say the unit" in record.getMessage() for record in caplog.records)
+    chosen = predict(run, [tmp_path / "beside"], tmp_path / "chosen.csv", lead=names[-1].swapcase())
+    np.testing.assert_array_equal(chosen[CLASSES].iloc[0], rows.loc["beside"])
 
 
 def test_what_cannot_be_used_is_named_and_the_others_predicted(

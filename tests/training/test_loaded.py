@@ -107,6 +107,21 @@ def test_a_signal_at_another_rate(tmp_path: Path) -> None:
             model(signal, fs=fs)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("as_numpy", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_what_is_not_finite_is_refused(tmp_path: Path, value: float, as_numpy: bool, dtype: torch.dtype) -> None:
+    saved(tmp_path, replace(DESCRIPTION, length_samples=500, padding="before"))
+    model = ecgray.load(tmp_path)
+    signal = torch.zeros(2, 2, 400, dtype=dtype)
+    signal[1, 0, 7:9] = value
+    for ask in (model, model.features):
+        with pytest.raises(
+            EcgrayError, match="The signal must be finite, got 2 of 1600 values that are NaN or infinite;"
+        ):
+            ask(signal.numpy() if as_numpy else signal, fs=300)
+
+
 def test_a_pretraining_run_loads_its_best_checkpoint(
     make_config: Callable[..., PretrainConfig], tmp_path: Path
 ) -> None:
