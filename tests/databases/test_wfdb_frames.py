@@ -124,6 +124,18 @@ def test_as_wfdb_without_smoothing(tmp_path: Path, fmt: str) -> None:
         np.testing.assert_allclose(ours[known], samples[known], rtol=1e-12, atol=tolerance)
 
 
+@pytest.mark.parametrize(("fields", "first"), [("12 40 -7", -7), ("12 40", 40), ("12", 0), ("0 40 0 0 0 ECG", 0)])
+def test_differences_start_from_the_initial_value_else_from_the_adc_zero(
+    tmp_path: Path, fields: str, first: int
+) -> None:
+    steps = np.random.default_rng(0).integers(-100, 101, (300, 3)).astype(np.int8)
+    steps.tofile(tmp_path / "r.dat")
+    (tmp_path / "r.hea").write_text(f"r 2 250 300\nr.dat 8x2 200 {fields}\nr.dat 8 200 {fields}\n")
+    values = np.cumsum(steps[:, :2].reshape(-1), dtype=int)
+    np.testing.assert_array_equal(read(tmp_path / "r", [0]).values[0], first + values)
+    np.testing.assert_array_equal(read(tmp_path / "r", [1]).values[0], first + np.cumsum(steps[:, 2], dtype=int))
+
+
 @pytest.mark.parametrize(("fmt", "skews"), [("16", (0, 7)), ("212", (4, 0)), ("8", (0, 9)), ("24", (3, 8))])
 def test_skew_counts_samples_of_its_signal(tmp_path: Path, fmt: str, skews: tuple[int, int]) -> None:
     widths = (3, 1)

@@ -81,6 +81,48 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "fs", "frames"),
+    [
+        ("r 1", 250, None),
+        ("r 1 360", 360, None),
+        ("r 1 3.6e2 0", 360, None),
+        ("r 1 360. 00 12:00:00 01/01/2000", 360, None),
+        ("r 1 360/0 100", 360, 100),
+        ("r 1 360/250(12.5) 100 12:00", 360, 100),
+        ("r 1 .5/1(-3) 100", 0.5, 100),
+    ],
+)
+def test_record_lines(tmp_path: Path, line: str, fs: float, frames: int | None) -> None:
+    """Length 0 is as if missing; a counter, a time and a date change nothing."""
+    got = header(tmp_path, f"{line}\nr.dat 16x4 200\n")
+    assert (got.fs, got.frames, got.rate(0)) == (fs, frames, 4 * fs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("16x0", {"samples_per_frame": 1}),
+        ("16x3:2+24", {"samples_per_frame": 3, "skew": 2, "byte_offset": 24}),
+        ("16:-2", {"skew": 0}),
+        ("16", {"gain": 200, "baseline": 0, "initial": 0, "calibrated": False, "unit_given": False, "unit": "mv"}),
+        ("16 0 0 0 0 0 0", {"gain": 200, "baseline": 0, "calibrated": False, "name": "signal 0"}),
+        ("16 0(7)/uV", {"gain": 200_000, "baseline": 7, "calibrated": False, "unit": "uv", "unit_given": True}),
+        ("16 -50/mV", {"gain": -50, "calibrated": True, "unit_given": True}),
+        ("16 50(-3)/", {"gain": 50, "baseline": -3, "unit": "mv", "unit_given": False}),
+        ("16 50 12 1024", {"baseline": 1024, "initial": 1024}),
+        ("16 50(9) 12 1024", {"baseline": 9, "initial": 1024}),
+        ("16 50 0 1024 -5", {"baseline": 1024, "initial": -5}),
+        ("16 50 12 1024 995 0 0 ECG lead II", {"initial": 995, "name": "ECG lead II"}),
+    ],
+)
+def test_fields_left_out_have_the_values_of_the_format(
+    tmp_path: Path, fields: str, expected: dict[str, object]
+) -> None:
+    line = header(tmp_path, f"r 1 250 100\nr.dat {fields}\n").signals[0]
+    assert {name: getattr(line, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "empty"),
@@ -109,6 +151,7 @@ def test_rate_and_length_may_be_left_out(tmp_path: Path) -> None:
         ("r 1 250 100\nr.dat 16 1e-30/mV\n", "gain of signal 0 is absurd"),
         ("r 1 250 100\nr.dat 16 1e300/mV\n", "gain of signal 0 is absurd"),
         ("r 1 250 100\nr.dat 16 200(99999999999)/mV\n", "baseline of signal 0 is absurd"),
+        ("r 1 250 100\nr.dat 8 200 12 0 99999999999\n", "initial value of signal 0 is absurd: 99999999999"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, reason: str) -> None:
