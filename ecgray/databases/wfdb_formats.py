@@ -1,4 +1,4 @@
-"""How WFDB's signal formats store samples, decoded in numpy; the compressed ones are read by wfdb.
+"""How WFDB's signal formats store samples, decoded in numpy; the compressed ones are FLAC.
 
 The formats: https://physionet.org/physiotools/wag/signal-5.htm.
 """

@@ -7,7 +7,6 @@ their mean.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +28,7 @@ MAX_MISSING = 0.1
 MAX_SAMPLES_PER_FLAC_BYTE = 10_000
 """More than the best compression that the format allows; keeps a false header from claiming gigabytes."""
 
+_FLAC_BITS = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
 _CHUNK = 2**18
 """Samples that are decoded at a time where not all signals of a file are wanted, or several share it."""
 
@@ -171,25 +171,31 @@ def _blocks(stream: BinaryIO, name: str, samples: int) -> Bytes:
 
 
 def _read_compressed(file: Path, signals: Sequence[SignalLine], wanted: Sequence[int], frames: int) -> list[Digital]:
-    """As ``_read_blocks``. wfdb gets a header of its own, in which nothing is left to be understood."""
-    import wfdb  # slow to import, and needed for rare formats only
+    """As ``_read_blocks``, of a FLAC file with a channel per signal; its offset counts samples."""
+    import soundfile  # slow to import, and needed for rare formats only
 
-    lines = [f"r {len(signals)} 250 {frames}"]
-    for number, line in enumerate(signals):
-        bits, width, offset = line.format[1:].lstrip("0"), line.samples_per_frame, line.byte_offset
-        lines.append(f"r.dat {line.format}x{width}+{offset} 200(0)/mV {bits} 0 0 0 0 s{number}")
+    widths = {signal.samples_per_frame for signal in signals}
+    samples, offset = frames * signals[0].samples_per_frame, signals[0].byte_offset
+    if len(widths) > 1:
+        raise RecordRefused(f"{file.name[:100]} is compressed, and its signals must have one number of samples a frame")
+    parts: list[Digital] = [np.empty(samples, np.int32) for _ in wanted]
     try:
-        with tempfile.TemporaryDirectory(prefix="ecgray-") as folder:
-            Path(folder, "r.hea").write_text("\n".join([*lines, ""]), encoding="ascii")
-            Path(folder, "r.dat").symlink_to(file.absolute())
-            path = str(Path(folder, "r"))
-            record = wfdb.rdrecord(path, channels=list(wanted), physical=False, smooth_frames=False)
-            parts = [np.asarray(values) for values in record.e_d_signal]
-    except Exception as error:
-        raise RecordRefused(f"wfdb cannot read the signal: {' '.join(str(error).split())[:160]}") from None
-    expected = [frames * signals[which].samples_per_frame for which in wanted]
-    if [len(part) for part in parts] != expected:
-        raise RecordRefused(f"wfdb read {[len(part) for part in parts]} values where {expected} were announced")
+        with soundfile.SoundFile(file) as flac:
+            bits = _FLAC_BITS.get(flac.subtype, 0) if flac.format == "FLAC" else 0
+            if not 0 < bits <= int(signals[0].format) - 500 or flac.channels != len(signals):
+                kind = f"{flac.format} {flac.subtype} of {flac.channels} channels"
+                raise RecordRefused(f"{file.name[:100]} is {kind}, the header says {len(signals)} of its format")
+            flac.seek(offset)
+            for first in range(0, samples, _CHUNK):
+                # Of fewer bits, the sample stands at the upper end of the 32.
+                block = flac.read(min(_CHUNK, samples - first), dtype="int32", always_2d=True) >> (32 - bits)
+                if len(block) < min(_CHUNK, samples - first):
+                    raise RecordRefused(f"{file.name[:100]} is cut off: it holds less than {samples} samples")
+                for which, part in zip(wanted, parts, strict=True):
+                    part[first : first + len(block)] = block[:, which]
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        reason = " ".join(str(error).replace(str(file), file.name).split())[:160]
+        raise RecordRefused(f"{file.name[:100]} cannot be read as FLAC: {reason}") from None
     return parts
 
 

@@ -48,7 +48,8 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequenc
         raise EcgrayError(
             f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
         )
-    given = open_labelled(data, labels)
+    how = stored_preprocessing(description)
+    given = open_labelled(data, labels, seconds=how.length_samples / how.fs, padding=how.padding)
     splits = read_splits(finished.folder / "splits.parquet")
     used = splits[splits["split"] != "unused"].drop_duplicates(["database", "record"])
     refuse_overlap(given.records, used, f"the records that {place} has used")
@@ -59,7 +60,7 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequenc
     archive = given.archive.in_order(description.leads)
     refuse_unknown_labels(labels, [given], description.classes)
     class_indices(given.records["label"], description.classes)
-    signals = prepare(archive, given.records["index"].to_numpy(np.int64), stored_preprocessing(description))
+    signals = prepare(archive, given.records["index"].to_numpy(np.int64), how)
     rows = np.arange(len(signals))
     parts = []
     for seed, network in zip(finished.seeds, finished.networks, strict=True):

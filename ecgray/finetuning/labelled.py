@@ -6,11 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from ecgray.errors import EcgrayError
+from ecgray.finetuning.prepare import mostly_in_gaps
 from ecgray.shards.archive import Archive, open_archive
 
 log = logging.getLogger(__name__)
@@ -75,9 +77,15 @@ def refuse_unknown_labels(labels: Sequence[str], sets: Sequence[LabelledSet], cl
             )
 
 
-def open_labelled(shards: str | Path, labels: Sequence[str] = ()) -> LabelledSet:
-    """The labelled records of a shard set, under what their labels count as (``counted_as``); how many others it has
-    is said in one line.
+def open_labelled(
+    shards: str | Path,
+    labels: Sequence[str] = (),
+    *,
+    seconds: float = float("inf"),
+    padding: Literal["before", "after"] = "before",
+) -> LabelledSet:
+    """The labelled records of a shard set, under what their labels count as (``counted_as``), without those whose last
+    (``padding`` after: first) ``seconds`` are mostly missing; how many others it has is said in one line.
 
     Raises EcgrayError when the set cannot be opened or no record with exactly one label is left.
     """
@@ -102,6 +110,14 @@ def open_labelled(shards: str | Path, labels: Sequence[str] = ()) -> LabelledSet
         raise EcgrayError(f"'{shards}' must keep records, got all left out by {' '.join(labels)}; leave out fewer.")
     if not kept.all():
         log.warning("%s: left out by their labels: %d of %d.", shards, (~kept).sum(), len(counts))
+    shown = min(seconds, archive.samples.max() / archive.fs)
+    gone = mostly_in_gaps(archive, records["index"].to_numpy(np.int64), shown, padding)
+    if (kept & gone).any():
+        named = listed(records["record"][kept & gone], 5)
+        log.warning("%s: left out, as what a network would be shown is mostly missing: %s.", shards, named)
+        kept &= ~gone
+        if not kept.any():
+            raise EcgrayError(f"'{shards}' must hold records that are mostly there, got all in gaps; ingest others.")
     records = records[kept].reset_index(drop=True)
     return LabelledSet(archive, records, len(counts) - len(records), frozenset(own))
 

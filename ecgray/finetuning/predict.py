@@ -24,7 +24,7 @@ from ecgray.databases.wfdb_header import MAX_VALUES
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.evaluate import finished_run, stored_preprocessing
 from ecgray.finetuning.labelled import listed
-from ecgray.finetuning.prepare import Preprocessing, at_rate, to_length
+from ecgray.finetuning.prepare import MOST_IN_GAPS, Preprocessing, at_rate, to_length
 from ecgray.finetuning.seed_run import predict as probabilities
 from ecgray.finetuning.stored import PROBABILITY
 from ecgray.shards.archive import Archive, open_archive
@@ -40,9 +40,6 @@ from ecgray.training.threads import threads
 Signal = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
-
-MOST_IN_GAPS = 0.5
-"""Share of a window that may lie in gaps of its record for a class to be given."""
 
 
 @threads()

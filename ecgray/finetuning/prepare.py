@@ -14,6 +14,9 @@ from ecgray.shards.resample import resampling_ratio
 
 _RECORDS_AT_ONCE = 128
 
+MOST_IN_GAPS = 0.5
+"""Share of what the network is shown that may lie in gaps of its record for a class to be asked or given."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -25,6 +28,19 @@ class Preprocessing:
     fs: float
     length_samples: int
     padding: Literal["before", "after"] = "before"
+
+
+def mostly_in_gaps(
+    archive: Archive, index: npt.NDArray[np.int64], seconds: float, padding: Literal["before", "after"]
+) -> npt.NDArray[np.bool_]:
+    """(len(index),) whether more than MOST_IN_GAPS is missing of a record's last (padding after: first) ``seconds``."""
+    gone = np.zeros(len(index), bool)
+    for place in np.flatnonzero(np.isin(index, archive.gaps[:, 0])):
+        record, samples = index[place], int(archive.samples[index[place]])
+        span = min(samples, max(round(seconds * archive.fs), 1))
+        start = samples - span if padding == "before" else 0
+        gone[place] = archive.in_gap([record], [start], span)[0] > MOST_IN_GAPS * span
+    return gone
 
 
 def prepare(archive: Archive, index: npt.NDArray[np.int64], how: Preprocessing) -> npt.NDArray[np.float32]:

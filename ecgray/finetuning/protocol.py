@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
-from ecgray.finetuning.config import FinetuneConfig
+from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig
 from ecgray.finetuning.folder import open_folder, run_hash, seed_folder, write_json_atomically, write_parquet_atomically
 from ecgray.finetuning.labelled import LabelledSet, open_labelled, refuse_unknown_labels
 from ecgray.finetuning.prepare import Preprocessing, prepare
@@ -138,7 +138,7 @@ class Material:
 def examine(config: FinetuneConfig, pretrained: Pretrained | None) -> Material:
     """Open what ``config`` asks for and refuse, with an EcgrayError, what ``finetune`` cannot do with it. Nothing is
     written, and no signal read."""
-    labelled = open_labelled(config.data.shards, config.data.labels)
+    labelled = _open(config.data.shards, config.data)
     if pretrained is not None:
         check_fits(pretrained, config.model, labelled.archive.leads)
         if len(pretrained.description.leads) > 1:
@@ -163,6 +163,10 @@ def examine(config: FinetuneConfig, pretrained: Pretrained | None) -> Material:
     return Material(
         labelled=labelled, test_set=test_set, records=len(records), classes=classes, splits=splits, origin=origin
     )
+
+
+def _open(shards: str, data: FinetuneDataConfig) -> LabelledSet:
+    return open_labelled(shards, data.labels, seconds=data.seconds, padding=data.padding)
 
 
 def _gather(run: RunFolder) -> None:
@@ -234,7 +238,7 @@ def _open_test_set(config: FinetuneConfig, labelled: LabelledSet) -> LabelledSet
     """The other shard set that holds the test, None where the test is part of ``labelled`` or there is none."""
     if config.data.test_shards in (None, "none"):
         return None
-    test_set = open_labelled(config.data.test_shards or "", config.data.labels)
+    test_set = _open(config.data.test_shards or "", config.data)
     return replace(test_set, archive=test_set.archive.in_order(labelled.archive.leads))
 
 

@@ -160,7 +160,7 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (absurd_skew, "skews"),
     (absurd_frame, "samples per frame"),
     (unknown_format, "format 17 is unknown"),
-    (false_compression, "wfdb cannot read"),
+    (false_compression, "r.dat cannot be read as FLAC: "),
     (huge_compression, "too short"),
     (no_voltage, "no lead is a voltage"),
     (binary_header, "unreadable"),

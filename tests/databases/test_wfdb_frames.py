@@ -237,3 +237,21 @@ def test_ecg_in_frames_of_a_second(real_data: Path) -> None:
         assert (got.fs, got.leads, got.signal.shape) == (250, ("ECG",), (1, 15000))
         assert ((got.signal - got.baseline[0]) / got.gain[0]).std() == pytest.approx(0.157, abs=0.003)
     np.testing.assert_array_equal(record(folder / "h0").signal, plain.signal)
+
+
+def test_compressed_files_that_are_others_than_the_header_says(tmp_path: Path) -> None:
+    wave = np.random.default_rng(0).integers(-100, 100, (1000, 2))
+    wfdb.wrsamp("r", 250, ["mV"] * 2, ["a", "b"], d_signal=wave, fmt=["516"] * 2, adc_gain=[200] * 2, baseline=[0] * 2,
+                write_dir=str(tmp_path))  # fmt: skip
+    for lines, reason in (
+        (["r.dat 516x2 200", "r.dat 516 200"], "must have one number of samples a frame"),
+        (["r.dat 508 200", "r.dat 508 200"], "r.dat is FLAC PCM_16 of 2 channels, the header says 2 of its format"),
+        (["r.dat 516 200"], "of 2 channels, the header says 1 of its format"),
+        (["r.dat 516+1 200", "r.dat 516+1 200"], "r.dat is cut off: it holds less than 1000 samples"),
+        (["r.dat 516+5000 200", "r.dat 516+5000 200"], "r.dat cannot be read as FLAC"),
+    ):
+        (tmp_path / "r.hea").write_text("\n".join([f"r {len(lines)} 250 1000", *lines, ""]))
+        with pytest.raises(RecordRefused, match=reason):
+            read(tmp_path / "r", [0])
+    (tmp_path / "r.hea").write_text("r 2 250 900\nr.dat 516+100 200\nr.dat 516+100 200\n")
+    np.testing.assert_array_equal(read(tmp_path / "r", [1, 0]).values, wave[100:, ::-1].T)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -42,6 +45,27 @@ def test_records_under_what_their_labels_count_as(foreign: Path, caplog: pytest.
     assert swapped[["NSR", "AFIB"]].tolist() == [4, 5]
     with pytest.raises(EcgrayError, match="must keep records, got all left out"):
         open_labelled(foreign, [f"{label}=" for label in FOREIGN])
+
+
+@pytest.mark.parametrize("padding", ["before", "after"])
+def test_records_whose_shown_part_is_mostly_missing_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, padding: Literal["before", "after"]
+) -> None:
+    """Of records of 8 to 12 s, the last or first 6 s are shown; 3 s of them may be missing, and what is before or
+    behind does not count."""
+    records = make_records({"N": 5, "A": 3})
+    missing_s = {0: (0, 3.1), 1: (0, 3), 2: (2.9, 6), 3: (3, 9), 4: (6, 8)}  # from the end that is shown
+    for number, (first, last) in missing_s.items():
+        samples = records[number].signal.shape[1]
+        edges = np.minimum(np.round(np.array([first, last]) * 100).astype(np.int64), samples)
+        gap = np.sort(samples - edges) if padding == "before" else edges
+        records[number] = replace(records[number], gaps=gap[None])
+    shards = write_shards(tmp_path / "shards", records)
+    with caplog.at_level(logging.WARNING):
+        found = open_labelled(shards, seconds=6, padding=padding)
+    assert found.records["record"].tolist() == [f"R{number:04d}" for number in (1, 3, 4, 5, 6, 7)]
+    assert found.left_out == 2 and "would be shown is mostly missing: R0000, R0002" in caplog.text
+    assert len(open_labelled(shards).records) == 8 - sum(np.diff(r.gaps).sum() > r.signal.shape[1] / 2 for r in records)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from ecgray.errors import EcgrayError
 from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig, ProtocolConfig
 from ecgray.finetuning.evaluate import evaluate
 from ecgray.finetuning.folder import seed_folder
+from ecgray.finetuning.predict import predict
 from ecgray.finetuning.protocol import finetune
 from ecgray.models.resnet import ResNet
 from ecgray.training.model_folder import read_description
@@ -114,3 +116,22 @@ def test_a_single_lead_may_have_another_name(labelled: Path, small: Small, tmp_p
     assert read_description(seed_folder(run, 0)).leads == ("lead0",)
     more = write_shards(tmp_path / "more", named(make_records({"N": 6, "A": 6}, first=7000), "II"))
     evaluate(run, more, tmp_path / "out")
+
+
+def test_predictions_of_files_that_spell_leads_otherwise(run: Path, tmp_path: Path) -> None:
+    """The network's leads are I and aVR."""
+    records = make_records({"N": 2, "A": 2}, first=6000, leads=2)
+    names = [("I", "aVR"), ("i", "avr"), ("I", "AVR"), ("i ", "aVR,")]
+    for record, leads in zip(records, names, strict=True):
+        others = np.zeros((2, record.signal.shape[1]), np.int16)
+        np.concatenate([others, record.signal[::-1]]).T.astype("<i2").tofile(tmp_path / f"{record.id}.dat")
+        lines = [f"{record.id}.dat 16 200/mV 16 0 0 0 0 {name}" for name in ("RESP", "V1", leads[1], leads[0])]
+        header = [f"{record.id} 4 100 {record.signal.shape[1]}", *lines, ""]
+        (tmp_path / f"{record.id}.hea").write_text("\n".join(header))
+    table = predict(run, [tmp_path], tmp_path / "out.csv")
+    assert table["record"].unique().tolist() == [record.id for record in records]
+    assert table["refused"].isna().all()
+    exact = [replace(r, leads=("I", "aVR"), gain=np.full(2, 200.0), baseline=np.zeros(2)) for r in records]
+    of_set = predict(run, [write_shards(tmp_path / "shards", exact)], tmp_path / "set.csv")
+    columns = [name for name in table.columns if name.startswith("probability_")]
+    np.testing.assert_allclose(table[columns], of_set[columns], rtol=0, atol=2e-6)
