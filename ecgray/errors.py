@@ -23,6 +23,16 @@ def quoted(got: object, longest: int = 100) -> str:
     return line if len(line) <= longest else f"{line[:longest]}..."
 
 
+def plain(name: str, longest: int = 100) -> str:
+    """A name from outside, of a file or in one, as part of a line: what cannot be printed is escaped."""
+    return repr(name)[1:-1][:longest]
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """ "1 header", "2,000 headers"."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
 def unknown(kind: str, got: str, known: Iterable[str]) -> EcgrayError:
     """An error for a name that is in no table, with the near matches (or all names when none is near)."""
     names = sorted(known)

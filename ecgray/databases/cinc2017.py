@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 
 from ecgray.databases.cinc2017_versions import VERSIONS, possible_versions
 from ecgray.databases.layouts import other_layout, require_folder
-from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
-from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import header_names, read_record
+from ecgray.databases.record import Database, Found, Record, Reference
+from ecgray.databases.walk import walk
+from ecgray.databases.wfdb_files import read_record
 from ecgray.errors import EcgrayError, quoted, unknown
 
 CLASSES = {"N": "normal rhythm", "A": "atrial fibrillation", "O": "other rhythm", "~": "noise"}
@@ -53,19 +53,21 @@ class CinC2017(Database):
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
         folder = root / "training2017" if (root / "training2017").is_dir() else root
-        names = header_names(folder)
+        listing = walk(folder, below=False)
+        names = [path.name for path in listing.headers]
         tables = sorted({*folder.glob("REFERENCE*.csv"), *root.glob("REFERENCE*.csv")})
         if not names or not tables:
             missing = "records (.hea and .mat)" if tables else "records and their REFERENCE-v3.csv"
-            raise other_layout(root, self.name, f"{missing}, in it or in its training2017/")
+            raise other_layout(root, self.name, f"{missing}, in it or in its training2017/", listing)
         labels = _table_of_version(tables, self.labels)
-        return [
+        references = [
             Reference(record=name, patient=name, path=folder / name, labels=(labels[name],) if name in labels else ())
             for name in names
         ]
+        return Found(references, listing.remarks())
 
     def read(self, reference: Reference) -> Record:
-        return read_record(reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES)
+        return read_record(reference, self.name)
 
 
 def _table_of_version(tables: Sequence[Path], asked: str) -> dict[str, str]:

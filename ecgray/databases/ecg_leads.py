@@ -6,6 +6,7 @@ Names as PhysioNet's databases, polysomnographies and monitors spell them. Case,
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from ecgray.databases.record import RecordRefused
@@ -85,7 +86,11 @@ def find_lead(given: Sequence[str], wanted: str) -> int:
         return list(given).index(wanted)
     places = [place for place, name in enumerate(given) if lead_key(name) == lead_key(wanted)]
     if not places:
-        raise RecordRefused(f"it has no lead {wanted}; its leads are {', '.join(given)[:200]}")
+        ecg = next((name for name, told in zip(given, are_ecg(given), strict=True) if told is not False), given[0])
+        raise RecordRefused(
+            f"it has no lead {wanted}; its leads are {', '.join(given)[:200]}",
+            f"take a lead that they have, as --lead {shlex.quote(ecg[:60])}",
+        )
     if len({given[place] for place in places}) > 1:
         spelled = ", ".join(given[place] for place in places)[:200]
         raise RecordRefused(f"its leads {spelled} differ in case alone, and none is spelled {wanted}; name one of them")

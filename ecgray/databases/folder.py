@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,10 +15,11 @@ from typing import ClassVar
 
 from ecgray.databases.ecg_leads import lead_key
 from ecgray.databases.layouts import other_layout, require_folder
-from ecgray.databases.mitdb import BEAT_SYMBOLS, RHYTHM_NAMES
-from ecgray.databases.record import Database, Record, RecordRefused, Reference
-from ecgray.databases.wfdb_files import masters, read_record, require_annotator
-from ecgray.errors import EcgrayError, quoted
+from ecgray.databases.patients import Headers, carried, named_folder, read_headers
+from ecgray.databases.record import Database, Found, Record, RecordRefused, Reference
+from ecgray.databases.walk import Listing, walk
+from ecgray.databases.wfdb_files import Annotators, BeatsAre, read_record, require_annotations
+from ecgray.errors import EcgrayError, counted, plain, quoted
 
 _SEARCH_S = 60.0
 """Seconds that finding the patients of all paths may take: of a million it takes two, of a runaway pattern for ever."""
@@ -31,22 +31,32 @@ class Folder(Database):
 
     A record's id is its path below the root without suffix (``p1/rec2``). ``lead`` picks leads by name, case aside, and
     refuses a record that lacks one; none keeps every voltage that can be an ECG lead by its name. Annotations come from
-    the files with the suffix ``annotator``, read as in the MIT-BIH databases.
+    the files with the suffix ``annotator``, read as in the MIT-BIH databases; beats from those with the suffix
+    ``beats_annotator``, if set.
 
     ``labels.csv`` in the root may give labels and patients: a first row naming the columns ``record``, ``label``
     (several separated by ``;``, or none) and, where known, ``patient``; records by id, or by bare name where only one
-    record has it. Where it gives no patient, ``patient`` does, if that is set. Without either the patient is the
-    record's folder; where all records lie in one folder, each record is its own patient, and the segments of a
-    multi-segment record are of one: each is a record, the whole is refused.
+    record has it. Whose a record is says, in this order: ``labels.csv``; ``patient``, if that is set; the record's
+    header (``# patient 7``; ``patients.stated`` tells which words count); its name, where it is one of a database whose
+    names carry the patient (``p00007_s01`` of Icentia11K; ``patients.carried``); its folder, or the one above that is
+    named as a patient's (``pat007/visit1``). Where all records lie in one folder and nothing else is said, each record
+    is its own patient. The segments of a multi-segment record are of one patient: each is a record, the whole is
+    refused.
     """
 
     lead: tuple[str, ...] = ()
     """Names of the leads to take, in this order (default: every voltage that can be an ECG lead by its name)."""
     annotator: str = "atr"
     """Suffix of the annotation files."""
+    beats_annotator: str | None = None
+    """Suffix of the annotation files of the beats, where it is another (AFDB: rhythms in atr, beats in qrs)."""
+    beats_are: BeatsAre | None = None
+    """What every beat counts as: what its symbol says, undefined, or normal (default: undefined in the files of a
+    detector, as qrs, which does not tell beats apart; what their symbol says in others)."""
     patient: str | None = None
     """Pattern (Python's re) that is searched in a record's path below the root, as p1/rec2; its first group, or all it
-    matches where it has none, is the patient (default: the record's folder; a labels.csv that names one wins)."""
+    matches where it has none, is the patient (default: what header, name or folder say; a labels.csv that names one
+    wins)."""
 
     name: ClassVar[str] = "folder"
     title: ClassVar[str] = "Any folder of WFDB records"
@@ -54,7 +64,7 @@ class Folder(Database):
     citation: ClassVar[str] = "the source of the records"
 
     def __post_init__(self) -> None:
-        require_annotator(self.annotator)
+        self._annotators()
         if len({lead_key(name) for name in self.lead}) < len(self.lead):
             raise EcgrayError(f"lead must name each lead once, got {quoted(' '.join(self.lead))}; name it once.")
         if self.patient is not None:
@@ -67,51 +77,78 @@ class Folder(Database):
                     "; correct it."
                 ) from None
 
+    def _annotators(self) -> Annotators:
+        return Annotators(rhythms=self.annotator, beats=self.beats_annotator, beats_are=self.beats_are)
+
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
-        paths = headers(root)
+        listing = walk(root)
+        paths = listing.headers
         if not paths:
-            raise other_layout(root, self.name, "WFDB headers (.hea), in it or below it")
-        suffix = f".{self.annotator}"
-        if suffix != ".atr" and not any(path.with_name(path.name + suffix).exists() for path in paths):
-            raise EcgrayError(
-                f"annotator must be the suffix of annotation files, and {root} has no {suffix}; check it."
-            )
+            raise other_layout(root, self.name, "WFDB headers (.hea), in it or below it", listing)
+        require_annotations(root, paths, self._annotators(), needed=False)
         ids = [path.relative_to(root).as_posix() for path in paths]
-        one_folder = len({path.parent for path in paths}) == 1
-        whole = masters(path for path in paths if one_folder or path.parent == root)
         table = _read_labels(root / "labels.csv", ids)
+        headers = read_headers(paths)
         by_pattern = None if self.patient is None else _search(self.patient, ids)
+        one_folder = len({path.parent for path in paths}) == 1
         references = []
+        ways: Counter[str] = Counter()
         for number, (record, path) in enumerate(zip(ids, paths, strict=True)):
-            labels, patient = table.get(record, ((), ""))
-            if not patient:
-                recording = whole.get(path, path).relative_to(root)
-                stated = table.get(recording.as_posix(), ((), ""))[1]
-                own = one_folder or path.parent == root
-                by_place = (recording if own else recording.parent).as_posix()
-                patient = stated or (by_place if by_pattern is None else by_pattern[number])
-            references.append(Reference(record=record, patient=patient, path=path, labels=labels))
-        return sorted(references, key=lambda reference: (reference.patient, reference.record))
+            whole = headers.recording.get(path, path)
+            recording = whole.relative_to(root).as_posix()
+            alone = one_folder or whole.parent == root
+            candidates = (
+                ("table", table.rows.get(record, _NO_ROW)[1] or table.rows.get(recording, _NO_ROW)[1]),
+                ("pattern", None if by_pattern is None else by_pattern[number]),
+                ("header", headers.patient.get(path)),
+                ("name", carried(record) or carried(recording)),
+                ("named folder", named_folder(recording)),
+                ("itself" if alone else "folder", recording if alone else recording.rpartition("/")[0]),
+            )
+            way, patient = next((way, who) for way, who in candidates if who or (way == "pattern" and who is not None))
+            ways[way] += 1
+            references.append(
+                Reference(record=record, patient=patient or "", path=path, labels=table.rows.get(record, _NO_ROW)[0])
+            )
+        references.sort(key=lambda reference: (reference.patient, reference.record))
+        return Found(
+            references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *_of_files(listing, headers)]
+        )
 
     def read(self, reference: Reference) -> Record:
         if not reference.patient:
-            raise RecordRefused(f"its path holds no patient by --patient {quoted(self.patient)}")
-        return read_record(
-            reference,
-            self.name,
-            beat_symbols=BEAT_SYMBOLS,
-            rhythm_names=RHYTHM_NAMES,
-            leads=self.lead,
-            annotator=self.annotator,
+            raise RecordRefused(
+                f"its path holds no patient by --patient {quoted(self.patient)}", "give a pattern that their paths hold"
+            )
+        return read_record(reference, self.name, leads=self.lead, annotators=self._annotators())
+
+
+def _of_patients(ways: Counter[str], headers: Headers, paths: Sequence[Path]) -> list[str]:
+    """How the records' patients are told, where somebody may want it otherwise. ``ways``: records by what told it."""
+    total = ways.total()
+    told = headers.remarks(paths, "count by their folder or name, or as a patient each") if ways["header"] else []
+    if ways["itself"] > 1:
+        which = "each record counts" if ways["itself"] == total else f"each of {ways['itself']:,} records counts"
+        told.append(f"nothing tells patients apart: {which} as a patient of its own; give --patient or labels.csv")
+    if ways["folder"]:
+        which = "records" if ways["folder"] == total else f"{ways['folder']:,} of {total:,} records"
+        told.append(
+            f"patients of {which} are told apart by folder alone; give --patient or labels.csv where that is wrong"
         )
+    return told
 
 
-def headers(root: Path) -> list[Path]:
-    """Paths, without suffix, of the WFDB records under ``root``, subfolders included, sorted."""
-    return sorted(
-        Path(folder, name[:-4]) for folder, _, names in os.walk(root) for name in names if name.endswith(".hea")
-    )
+def _of_files(listing: Listing, headers: Headers) -> list[str]:
+    """What was left out of the folder."""
+    orphans = [file for file in listing.signals if file not in headers.files]
+    told = listing.remarks()
+    if orphans:
+        files = counted(len(orphans), "signal file (.dat) has", "signal files (.dat) have")
+        were = "was" if len(orphans) == 1 else "were"
+        first = orphans[0].relative_to(listing.root).as_posix()
+        told.append(f"{files} no header (.hea), and {were} left out, as {plain(first)}")
+    return told
 
 
 _SEARCH = """
@@ -142,10 +179,39 @@ def _search(pattern: str, names: Sequence[str]) -> list[str]:
     return patients
 
 
-def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, ...], str]]:
-    """record id -> (labels, patient or "") of ``labels.csv``; nothing where there is none."""
+_NO_ROW: tuple[tuple[str, ...], str] = ((), "")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """``rows``: record id -> (labels, patient or ""); ``absent``: names of rows whose record is not there; whether a
+    column gives patients."""
+
+    rows: dict[str, tuple[tuple[str, ...], str]]
+    absent: tuple[str, ...] = ()
+    has_patients: bool = False
+
+    def remarks(self, records: int) -> list[str]:
+        told = []
+        if self.absent:
+            names = ", ".join(plain(name, 60) for name in self.absent[:3])
+            more = f" and {len(self.absent) - 3} more" if len(self.absent) > 3 else ""
+            told.append(
+                f"{len(self.absent):,} of {len(self.absent) + len(self.rows):,} rows of labels.csv name records that"
+                f" are not here: {names}{more}"
+            )
+        if self.rows and len(self.rows) < records:
+            told.append(f"labels.csv has a row for {len(self.rows):,} of {records:,} records; the others have no label")
+        given = sum(bool(patient) for _, patient in self.rows.values())
+        if self.has_patients and given < records:
+            told.append(f"labels.csv gives the patient of {given:,} of {records:,} records")
+        return told
+
+
+def _read_labels(file: Path, ids: Sequence[str]) -> _Table:
+    """What ``labels.csv`` says; nothing where there is none."""
     if not file.exists():
-        return {}
+        return _Table({})
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             lines = csv.reader(text, strict=True)
@@ -162,6 +228,7 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
     known = {record: record for record in ids}
     known |= {name: record for record in ids if bare[name := record.rsplit("/", 1)[-1]] == 1}
     table: dict[str, tuple[tuple[str, ...], str]] = {}
+    absent: list[str] = []
     for number, cells in rows:
         if len(cells) != len(columns):
             raise EcgrayError(
@@ -171,7 +238,8 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
         row = dict(zip(columns, cells, strict=True))
         given = row["record"]
         if given not in known:
-            continue  # a table may cover more than what is downloaded
+            absent.append(given)  # a table may cover more than what is downloaded
+            continue
         if known[given] in table:
             raise EcgrayError(f"{file} must name each record once, but {quoted(given)} stands again in line {number}.")
         labels = tuple(label.strip() for label in row["label"].split(";") if label.strip())
@@ -181,4 +249,4 @@ def _read_labels(file: Path, ids: Sequence[str]) -> dict[str, tuple[tuple[str, .
             f"{file} must name records of this folder, but none of its {len(rows)} rows does; records are named like"
             f" '{ids[0]}'."
         )
-    return table
+    return _Table(table, tuple(absent), "patient" in columns)

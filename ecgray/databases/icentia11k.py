@@ -1,4 +1,4 @@
-"""Icentia11K in its WFDB release: root/p00/p00000/p00000_s00.{hea,dat,atr}."""
+"""Icentia11K in its WFDB release: p00/p00000/p00000_s00.{hea,dat,atr}, or its segments in any other folders."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ecgray.databases.layouts import other_layout, require_folder
-from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import header_names, read_record
-from ecgray.errors import EcgrayError
+from ecgray.databases.layouts import other_layout, part_of_icentia11k, require_folder
+from ecgray.databases.record import Database, Found, Record, Reference
+from ecgray.databases.walk import walk
+from ecgray.databases.wfdb_files import read_record
+from ecgray.errors import EcgrayError, counted
 
-BEAT_SYMBOLS = {"Q": "undefined", "N": "normal", "S": "pac", "a": "aberrated", "V": "pvc"}
-RHYTHM_NAMES = {"N": "normal", "AFIB": "afib", "AFL": "aflut"}
+_SEGMENT = re.compile(r"(p\d{5})_s\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Icentia11k(Database):
     samples (70 min) per segment; 541,794 annotated segments with N 2,061,141,216, Q 676,364,002, S 19,346,728 and
     V 17,203,041 beats; 17,236,067 rhythm zones: (N 16,074,753, (AFIB 848,238, (AFL 313,076, and of one beat 8,906.
 
+    Segments are found by their names, in the root and below it, and the name says whose one is, whatever the folders.
     A segment is a record, without annotation file an unannotated one; in one with a file every beat is annotated, and
     where there are none none was found. A rhythm zone is [first beat, last beat + 1);
     outside the zones the rhythm is undefined. Beats and rhythm marks share samples, in either order in the file.
@@ -38,26 +39,24 @@ class Icentia11k(Database):
 
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
+        listing = walk(root)
+        found = [(path, _SEGMENT.fullmatch(path.name)) for path in listing.headers]
         references = [
-            Reference(record=segment, patient=patient.name, path=patient / segment)
-            for group in _folders(root, r"p\d\d")
-            for patient in _folders(group, r"p\d{5}")
-            for segment in header_names(patient)
-            if re.fullmatch(rf"{patient.name}_s\d+", segment)
+            Reference(record=path.name, patient=match[1], path=path) for path, match in found if match is not None
         ]
-        if not references:
+        if not references or part_of_icentia11k(root):
             if any(re.search(r"_batched(_lbls)?\.pkl(\.gz)?$", name) for name in os.listdir(root)):
                 raise EcgrayError(
                     f"{self.name} must be its WFDB release, and {root} holds the pickled one (*_batched.pkl.gz), which"
                     " is not read since unpickling runs code; download the WFDB release from PhysioNet."
                 )
-            raise other_layout(root, self.name, "segments as p00/p00000/p00000_s00.hea")
-        return references
+            raise other_layout(root, self.name, "segments as p00/p00000/p00000_s00.hea", listing)
+        references.sort(key=lambda reference: (reference.patient, reference.record))
+        others = len(found) - len(references)
+        left_out = []
+        if others:
+            left_out = [f"{counted(others, 'header')} not named as a segment (p00000_s00) left out"]
+        return Found(references, [*left_out, *listing.remarks()])
 
     def read(self, reference: Reference) -> Record:
-        return read_record(reference, self.name, beat_symbols=BEAT_SYMBOLS, rhythm_names=RHYTHM_NAMES, complete=True)
-
-
-def _folders(folder: Path, pattern: str) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if re.fullmatch(pattern, entry.name) and entry.is_dir())
+        return read_record(reference, self.name, complete=True)

@@ -9,20 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ecgray.databases.layouts import other_layout, require_folder
-from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import header_names, masters, read_record, require_annotator
+from ecgray.databases.patients import carried, read_headers
+from ecgray.databases.record import Database, Found, Record, Reference
+from ecgray.databases.walk import walk
+from ecgray.databases.wfdb_files import Annotators, BeatsAre, read_record, require_annotations
 from ecgray.databases.wfdb_header import read_header
 
-# Every symbol that WFDB counts as a QRS complex; all other symbols (~ | x " [ ] + ...) are no beats.
-BEAT_SYMBOLS: dict[str, str] = (
-    dict.fromkeys("NLRejnB", "normal")
-    | dict.fromkeys("AJS", "pac")
-    | {"a": "aberrated"}
-    | dict.fromkeys("VEr", "pvc")
-    | dict.fromkeys("Q?/fF!", "undefined")
-)
-# Every other named rhythm is "other".
-RHYTHM_NAMES = {"N": "normal", "AFIB": "afib", "AFL": "aflut"}
 # 201 and 202 are of one subject; every other record is a subject of its own.
 SAME_PATIENT = {"202": "201"}
 
@@ -36,6 +28,8 @@ class MitBih(Database):
     Records come from the folder itself, not from its subfolders (``x_mitdb`` repeats stretches of the same records).
     A rhythm runs up to the next rhythm mark or the end of the record. Attributes: age (years) and sex where known.
     ``annotator`` is the suffix of the annotation files; other databases of this layout have more than one (``qrs``).
+    Whose a record is says its header (``# patient 7``; ``patients.stated`` tells which words count), else what is known
+    of 201 and 202 and of names that carry it; else each record is a subject, and the segments of one recording are one.
 
     Moody and Mark, IEEE Eng Med Biol 20(3):45-50, 2001, doi:10.1109/51.932724.
     """
@@ -44,6 +38,11 @@ class MitBih(Database):
     """Name of the lead to take."""
     annotator: str = "atr"
     """Suffix of the annotation files (this layout also has qrs, for example)."""
+    beats_annotator: str | None = None
+    """Suffix of the annotation files of the beats, where it is another (AFDB: rhythms in atr, beats in qrs)."""
+    beats_are: BeatsAre | None = None
+    """What every beat counts as: what its symbol says, undefined, or normal (default: undefined in the files of a
+    detector, as qrs, which does not tell beats apart; what their symbol says in others)."""
 
     name: ClassVar[str] = "mitdb"
     title: ClassVar[str] = "MIT-BIH Arrhythmia Database"
@@ -51,29 +50,35 @@ class MitBih(Database):
     citation: ClassVar[str] = "Moody GB, Mark RG. IEEE Eng Med Biol 20(3):45-50 (2001). doi:10.1109/51.932724"
 
     def __post_init__(self) -> None:
-        require_annotator(self.annotator)
+        self._annotators()
+
+    def _annotators(self) -> Annotators:
+        return Annotators(rhythms=self.annotator, beats=self.beats_annotator, beats_are=self.beats_are)
 
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
-        names = header_names(root)
-        if not any((root / f"{name}.{self.annotator}").exists() for name in names):
-            raise other_layout(root, self.name, f"records as .hea, .dat and .{self.annotator} in the folder itself")
-        whole = masters(root / name for name in names)
-        references = [
-            Reference(record=path.name, patient=SAME_PATIENT.get(path.name, whole.get(path, path).name), path=path)
-            for path in (root / name for name in names)
-        ]
-        return sorted(references, key=lambda reference: (reference.patient, reference.record))
+        listing = walk(root, below=False)
+        paths = listing.headers
+        if not any(path.with_name(f"{path.name}.{self.annotator}").exists() for path in paths):
+            expected = f"records as .hea, .dat and .{self.annotator} in the folder itself"
+            raise other_layout(root, self.name, expected, listing)
+        require_annotations(root, paths, self._annotators(), needed=True)
+        headers = read_headers(paths)
+        references = []
+        for path in paths:
+            whole = headers.recording.get(path, path).name
+            known = headers.patient.get(path) or SAME_PATIENT.get(path.name) or carried(path.name)
+            references.append(Reference(record=path.name, patient=known or whole, path=path))
+        references.sort(key=lambda reference: (reference.patient, reference.record))
+        return Found(references, [*headers.remarks(paths, "count as a patient each"), *listing.remarks()])
 
     def read(self, reference: Reference) -> Record:
         header = read_header(reference.path)
         return read_record(
             reference,
             self.name,
-            beat_symbols=BEAT_SYMBOLS,
-            rhythm_names=RHYTHM_NAMES,
             leads=(self.lead,),
-            annotator=self.annotator,
+            annotators=self._annotators(),
             attributes=_subject(header.comments),
             header=header,
         )

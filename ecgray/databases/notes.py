@@ -15,6 +15,7 @@ KINDS: dict[str, str] = {
     "same_names": "have leads of one name, or of names that differ in case alone",
     "gaps": "have gaps, where samples are missing; no frame is taken from one",
     "heart_rate": "have a detected heart rate outside 25 to 220 per minute",
+    "beats_elsewhere": "mark no beat in the file that was read, but in one beside it (--beats-annotator takes it)",
     "flat": "are flat for most of their length",
 }
 """What is remarked -> what is said of the records: the words after "3 of 10 records"."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,12 @@ RHYTHMS: tuple[str, ...] = ("undefined", "noise", "normal", "afib", "aflut", "ot
 
 
 class RecordRefused(Exception):
-    """A recording that cannot be used. ``str()`` of it is the one reason, without the record's name."""
+    """A recording that cannot be used. ``str()`` of it is the one reason, without the record's name; ``advice``: how
+    who meets it in every record goes on, where there is a way."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,17 @@ class Reference:
     path: Path
     labels: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Found(tuple[Reference, ...]):
+    """The references that ``find`` found. ``remarks``: what a user should hear of the folder, a line each."""
+
+    remarks: tuple[str, ...]
+
+    def __new__(cls, references: Iterable[Reference] = (), remarks: Iterable[str] = ()) -> Found:
+        found = super().__new__(cls, references)
+        found.remarks = tuple(remarks)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +98,8 @@ class Database(Named):
     citation: ClassVar[str]
 
     def find(self, root: Path) -> Sequence[Reference]:
-        """All records under ``root``, sorted by patient and record id; reads no signal.
+        """All records under ``root``, sorted by patient and record id; reads no signal. ``Found`` where there is
+        something to say of the folder: what was left out, and how patients are told apart.
 
         Raises EcgrayError when the folder is missing, empty, or of another layout.
         """

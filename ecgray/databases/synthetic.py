@@ -11,7 +11,7 @@ from ecgray.databases.cinc2017 import CinC2017, read_table
 from ecgray.databases.icentia11k import Icentia11k
 from ecgray.databases.layouts import other_layout, recognise, require_folder
 from ecgray.databases.record import Database, Record, Reference
-from ecgray.databases.wfdb_files import header_names
+from ecgray.databases.walk import walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,13 @@ class Synthetic(Database):
             raise other_layout(root, self.name, "p00/ or training2017/REFERENCE-v3.csv, as the generator writes them")
         labels = read_table(table)
         return [
-            Reference(record=name, patient=name, path=folder / name, labels=(labels[name],) if name in labels else ())
-            for name in header_names(folder)
+            Reference(
+                record=path.name,
+                patient=path.name,
+                path=path,
+                labels=(labels[path.name],) if path.name in labels else (),
+            )
+            for path in walk(folder, below=False).headers
         ]
 
     def read(self, reference: Reference) -> Record:

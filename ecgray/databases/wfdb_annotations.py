@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ecgray.databases.record import BEATS, RHYTHMS, RecordRefused
+from ecgray.databases.vocabulary import rhythm_name
 
 SYMBOLS: dict[int, str] = dict(enumerate("NLRaVFJASEj/Q~", 1)) | {
     16: "|", 18: "s", 19: "T", 20: "*", 21: "D", 22: '"', 23: "=", 24: "p", 25: "B", 26: "^", 27: "t", 28: "+",
@@ -120,18 +121,21 @@ def rhythms(annotations: AnnotationFile, names: Mapping[str, str], samples: int)
     """(m, 3) rows of start, end, class of the zones that rhythm marks (``+``) tell, half-open, in a record of
     ``samples``.
 
-    ``(NAME`` opens a zone; it runs up to the next ``(``, or to a ``)`` whose own sample is its last (Icentia11K), or
-    to the end of the record. ``(NAME)`` is a zone of one sample. Names that ``names`` does not map are "other".
+    ``(NAME`` opens a zone, and so does a name that ``names`` maps without its parenthesis; it runs up to the next one,
+    or to a ``)`` whose own sample is its last (Icentia11K), or to the end of the record. ``(NAME)`` is a zone of one
+    sample. Names that ``names`` does not map are "other".
     """
     chosen = np.flatnonzero((annotations.type == _RHYTHM) & (annotations.aux != ""))
     chosen = chosen[np.argsort(annotations.sample[chosen], kind="stable")]
     texts, which = np.unique(annotations.aux[chosen].astype(str), return_inverse=True)
-    opens = np.array([text.startswith("(") for text in texts], bool)[which]
-    closes = np.array([text.strip() == ")" for text in texts], bool)[which]
-    single = np.array([text.startswith("(") and text.rstrip().endswith(")") for text in texts], bool)[which]
+    words = [rhythm_name(text) for text in texts]
+    opening = [text.lstrip().startswith("(") or name in names for text, name in zip(texts, words, strict=True)]
+    ending = [text.strip("\0 ").endswith(")") for text in texts]
+    opens, ends = np.array(opening, bool)[which], np.array(ending, bool)[which]
+    closes, single = ends & ~opens, ends & opens
     other = RHYTHMS.index("other")
     known = {name: RHYTHMS.index(rhythm) for name, rhythm in names.items()}
-    kinds = np.array([known.get(text.strip("() "), other) for text in texts], np.int64)[which]
+    kinds = np.array([known.get(name, other) for name in words], np.int64)[which]
 
     event = opens | closes
     start, opens, closes, single, kinds = (a[event] for a in (annotations.sample[chosen], opens, closes, single, kinds))

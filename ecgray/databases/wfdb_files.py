@@ -2,53 +2,89 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ecgray.databases import wfdb_annotations
 from ecgray.databases.ecg_leads import are_ecg, find_lead, lead_key
 from ecgray.databases.record import Record, RecordRefused, Reference
-from ecgray.databases.wfdb_header import Header, read_header, refuse_outside, segment_names
+from ecgray.databases.vocabulary import BEAT_SYMBOLS, DETECTORS, RHYTHM_NAMES
+from ecgray.databases.wfdb_annotations import AnnotationFile
+from ecgray.databases.wfdb_header import Header, read_header, refuse_outside
 from ecgray.databases.wfdb_signal import read_signal
-from ecgray.errors import EcgrayError, quoted
+from ecgray.errors import EcgrayError, quoted, unknown
 
 MAX_OUTSIDE = 0.01
 """Share of a file's annotations that may lie outside the record; two always may."""
 
 
-def header_names(folder: Path) -> list[str]:
-    """Names (without suffix) of the header files that lie in the folder itself, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name[:-4] for entry in entries if entry.name.endswith(".hea"))
+BeatsAre = Literal["marked", "undefined", "normal"]
 
 
-def masters(paths: Iterable[Path]) -> dict[Path, Path]:
-    """segment -> the multi-segment record that it is a stretch of, among the headers at ``paths`` (without suffix)."""
-    return {path.parent / name: path for path in paths for name in segment_names(path)}
+@dataclass(frozen=True, kw_only=True)
+class Annotators:
+    """Which annotation files of a record are read, by their suffix.
+
+    rhythms: those of the rhythm marks; beats: those of the beats, None for the same file. beats_are: what every beat
+    counts as: what its symbol says (marked), a beat of no known class (undefined), normal; None: undefined where the
+    file is a detector's (``vocabulary.DETECTORS``), which says where beats are and not of which kind, else marked.
+    """
+
+    rhythms: str = "atr"
+    beats: str | None = None
+    beats_are: BeatsAre | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.rhythms, self.beats):
+            if name is not None and not re.fullmatch(r"\w{1,20}", name):
+                raise EcgrayError(
+                    f"annotator must be the suffix of annotation files, as atr or qrs, got {quoted(name)}."
+                )
+        if self.beats_are not in (None, "marked", "undefined", "normal"):
+            raise unknown("beats_are", str(self.beats_are), ("marked", "undefined", "normal"))
+
+    @property
+    def of_beats(self) -> str:
+        return self.rhythms if self.beats is None else self.beats
+
+    @property
+    def beat_symbols(self) -> Mapping[str, str]:
+        """Symbol -> one of BEATS."""
+        are = self.beats_are or ("undefined" if self.of_beats.lower() in DETECTORS else "marked")
+        return BEAT_SYMBOLS if are == "marked" else dict.fromkeys(BEAT_SYMBOLS, are)
 
 
-def require_annotator(annotator: str) -> None:
-    """EcgrayError unless it can be the suffix of an annotation file."""
-    if not re.fullmatch(r"\w{1,20}", annotator):
-        raise EcgrayError(f"annotator must be the suffix of annotation files, as atr or qrs, got {quoted(annotator)}.")
+_REFERENCE = Annotators()
+
+
+def require_annotations(root: Path, paths: Sequence[Path], annotators: Annotators, *, needed: bool) -> None:
+    """EcgrayError where no record at ``paths`` (without suffix) has a file of an annotator that was asked for.
+
+    The reference annotator's may be absent, unless they are ``needed``.
+    """
+    for suffix in _suffixes(annotators):
+        asked = needed or suffix != _REFERENCE.rhythms
+        if asked and not any(path.with_name(f"{path.name}.{suffix}").exists() for path in paths):
+            raise EcgrayError(
+                f"annotator must be the suffix of annotation files, and {root} has no .{suffix}; check it."
+            )
 
 
 def read_record(
     reference: Reference,
     database: str,
     *,
-    beat_symbols: Mapping[str, str],
-    rhythm_names: Mapping[str, str],
     leads: Sequence[str] = (),
-    annotator: str | None = "atr",
+    annotators: Annotators | None = _REFERENCE,
     complete: bool = False,
     attributes: Mapping[str, Any] | None = None,
     header: Header | None = None,
 ) -> Record:
-    """The record of a reference, with the annotations of the file that has the suffix ``annotator``, if there is one;
+    """The record of a reference, with the annotations of the files that ``annotators`` tells, as far as they are there;
     None reads none.
 
     ``leads`` picks leads by name, case aside, in this order and under these names; none takes every voltage that can be
@@ -63,9 +99,7 @@ def read_record(
     Raises RecordRefused, and nothing else, for what cannot be used.
     """
     try:
-        return _read(
-            reference, database, beat_symbols, rhythm_names, leads, annotator, complete, attributes or {}, header
-        )
+        return _read(reference, database, leads, annotators, complete, attributes or {}, header)
     except OSError as error:
         raise RecordRefused(f"the file cannot be read: {error.strerror or error}") from None
 
@@ -73,10 +107,8 @@ def read_record(
 def _read(
     reference: Reference,
     database: str,
-    beat_symbols: Mapping[str, str],
-    rhythm_names: Mapping[str, str],
     wanted: Sequence[str],
-    annotator: str | None,
+    annotators: Annotators | None,
     complete: bool,
     attributes: Mapping[str, Any],
     header: Header | None,
@@ -86,20 +118,26 @@ def _read(
     signal = read_signal(reference.path, header, leads)
     fs, samples = signal.fs, signal.values.shape[1]
     found: dict[str, Any] = {}
-    file = annotator and refuse_outside(reference.path.parent, f"{reference.path.name}.{annotator}")
-    if file and file.is_file():
-        every = wfdb_annotations.read_annotations(file).at_fs(fs, header.fs)
-        annotations = every.within(samples)
-        count = len(every.sample)
-        outside = count - len(annotations.sample)
-        if outside > max(2, MAX_OUTSIDE * count):
-            raise RecordRefused(f"{outside} of {count} annotations lie outside its {samples} samples")
-        if outside:
+    elsewhere: dict[str, str] = {}
+    if annotators is not None:
+        files = {
+            suffix: _annotations(reference.path, suffix, (fs, header.fs), samples) for suffix in _suffixes(annotators)
+        }
+        if outside := sum(read.outside for read in files.values() if read is not None):
             attributes = {**attributes, "annotations_outside": outside}
-        found["beats"], found["beat_classes"] = wfdb_annotations.beats(annotations, beat_symbols)
-        found["rhythms"] = wfdb_annotations.rhythms(annotations, rhythm_names, samples)
-        found["source_symbols"] = every.counts()
-        found["annotated"] = len(found["beats"]) > 0 or (complete and file.stat().st_size > 0)
+        beats, rhythms = files[annotators.of_beats], files[annotators.rhythms]
+        if beats is not None:
+            positions = wfdb_annotations.beats(beats.inside, annotators.beat_symbols)
+            found["beats"], found["beat_classes"] = positions
+            found["annotated"] = len(positions[0]) > 0 or (complete and not beats.empty)
+        if not len(found.get("beats", ())) and (other := _detected(reference.path)):
+            elsewhere = {"beats_elsewhere": other}
+        if rhythms is not None:
+            found["rhythms"] = wfdb_annotations.rhythms(rhythms.inside, RHYTHM_NAMES, samples)
+        counts: Counter[str] = Counter()
+        for read in files.values():
+            counts.update(read.counts if read is not None else {})
+        found["source_symbols"] = dict(counts)
     if signal.missing:
         attributes = {**attributes, "missing_samples": signal.missing}
     return Record(
@@ -115,9 +153,43 @@ def _read(
         attributes={**reference.attributes, **attributes},
         gaps=signal.gaps,
         requantisation_uv=signal.requantisation_uv,
-        notes=_notes(header, leads, bool(wanted)),
+        notes={**_notes(header, leads, bool(wanted)), **elsewhere},
         **found,
     )
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Annotations inside the record, how many lie outside, counts of all, and whether the file is of no byte."""
+
+    inside: AnnotationFile
+    outside: int
+    counts: dict[str, int]
+    empty: bool
+
+
+def _detected(path: Path) -> str | None:
+    """The suffix of a detector's file beside the record, None where there is none."""
+    return next((suffix for suffix in DETECTORS if path.with_name(f"{path.name}.{suffix}").is_file()), None)
+
+
+def _suffixes(annotators: Annotators) -> list[str]:
+    return list(dict.fromkeys((annotators.rhythms, annotators.of_beats)))
+
+
+def _annotations(path: Path, suffix: str, rates: tuple[float, float], samples: int) -> _Marks | None:
+    """What the annotation file of the record at ``path`` holds, None where there is none. ``rates``: of its signal, and
+    of its header."""
+    file = refuse_outside(path.parent, f"{path.name}.{suffix}")
+    if not file.is_file():
+        return None
+    every = wfdb_annotations.read_annotations(file).at_fs(*rates)
+    inside = every.within(samples)
+    count = len(every.sample)
+    outside = count - len(inside.sample)
+    if outside > max(2, MAX_OUTSIDE * count):
+        raise RecordRefused(f"{outside} of {count} annotations lie outside its {samples} samples")
+    return _Marks(inside, outside, every.counts(), file.stat().st_size == 0)
 
 
 def _notes(header: Header, leads: Sequence[int], by_name: bool) -> dict[str, str]:

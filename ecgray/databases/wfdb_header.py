@@ -27,6 +27,8 @@ GAIN_RANGE = (1e-3, 1e10)
 UNCALIBRATED = 200.0
 """ADC units per physical unit where the header gives none, as WFDB prescribes."""
 
+_LARGEST_OUTLINE = 4 * 2**20
+
 _FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,9}))?(?::(-?\d{1,9}))?(?:\+(\d{1,18}))?")
 _GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,12})\))?(?:/(\S*))?")
 # ADC resolution, ADC zero, initial value, checksum and block size; the name may follow any of them.
@@ -118,13 +120,35 @@ def refuse_rate(header: Header, signal: int) -> None:
         )
 
 
-def segment_names(path: Path) -> list[str]:
-    """The records that the multi-segment header at ``path`` (without suffix) strings together; none of any other."""
+@dataclass(frozen=True)
+class Outline:
+    """What a header says before it is understood. segments: the records that a multi-segment one strings together;
+    files: the signal files that any other names; comments: their texts, without #."""
+
+    segments: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    comments: tuple[str, ...] = ()
+
+
+def read_outline(path: Path) -> Outline:
+    """The outline of the header at ``path`` (without suffix), empty where there is none that can be read (reading the
+    record will say why), or one of more than 4 MiB."""
     try:
-        fields = [line.split() for line in _lines(path) if line and not line.startswith("#")]
-    except RecordRefused:
-        return []  # reading the record will say why
-    return [words[0] for words in fields[1:]] if fields and "/" in fields[0][0] else []
+        if path.with_name(path.name + ".hea").stat().st_size > _LARGEST_OUTLINE:
+            return Outline()
+        lines = _lines(path)
+    except (RecordRefused, OSError, ValueError):
+        return Outline()
+    fields = [line.split() for line in lines if line and not line.startswith("#")]
+    comments = tuple(line[1:].strip() for line in lines if line.startswith("#"))
+    first = tuple(dict.fromkeys(words[0] for words in fields[1:]))
+    multi = bool(fields) and _is_multi_segment(fields[0][0])
+    return Outline(segments=first if multi else (), files=() if multi else first, comments=comments)
+
+
+def _is_multi_segment(name: str) -> bool:
+    """Whether the first word of a header, ``name/segments``, is that of a multi-segment one."""
+    return re.fullmatch(r".*/\s*\d+", name) is not None
 
 
 def _lines(path: Path) -> list[str]:
@@ -164,8 +188,13 @@ def _whole(text: str) -> int:
 
 
 def _record_line(fields: list[str]) -> tuple[float, int | None, int]:
-    if "/" in fields[0]:
+    if _is_multi_segment(fields[0]):
         raise RecordRefused("the header is multi-segment; its segments are records of their own, of one patient")
+    if "/" in fields[0]:
+        raise RecordRefused(
+            f"the header's first line names the record {quoted(fields[0], 60)}, and WFDB allows no slash there but that"
+            " before a number of segments; take the folder out of the name"
+        )
     try:
         count = _whole(fields[1])
         fs = float(fields[2].split("/")[0].split("(")[0]) if len(fields) > 2 else 250.0

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from ecgray.databases import notes
 from ecgray.databases.ecg_leads import find_lead
-from ecgray.databases.folder import headers
-from ecgray.databases.layouts import other_layout, require_folder
+from ecgray.databases.layouts import no_record, other_layout, require_folder
 from ecgray.databases.record import RecordRefused, Reference
+from ecgray.databases.walk import record_of, walk
 from ecgray.databases.wfdb_files import read_record
 from ecgray.databases.wfdb_header import MAX_VALUES
 from ecgray.errors import EcgrayError
@@ -215,12 +215,15 @@ def _sources(paths: Sequence[Path | str], leads: tuple[str, ...], lead: str | No
     for path in (Path(path).expanduser() for path in paths):
         if path.is_dir():
             require_folder(path, "Records")
-            below = headers(path)
+            listing = walk(path)
+            below = listing.headers
             if not below:
-                raise other_layout(path, "folder", "WFDB headers (.hea), in it or below it")
+                raise other_layout(path, "folder", "WFDB headers (.hea), in it or below it", listing)
+            for line in listing.remarks():
+                log.warning("%s", line)
             named = [(file, file.relative_to(path).as_posix()) for file in below]
         else:
-            named = [(path.with_name(path.name.removesuffix(".hea")), path.name.removesuffix(".hea"))]
+            named = [(record_of(path), record_of(path).name)]
         for file, name in named:
             found.setdefault(file.absolute(), name.encode("utf-8", "backslashreplace").decode())
     files: dict[str, Path] = {}
@@ -242,8 +245,10 @@ def _from_archive(archive: Archive, number: int, order: list[int]) -> _Recording
 
 def _from_files(path: Path, name: str, leads: tuple[str, ...], lead: str | None) -> _Recording:
     reference, chosen = Reference(record=name, patient=name, path=path), () if lead is None else (lead,)
+    if (reason := no_record(path)) is not None:
+        raise RecordRefused(reason)
     try:
-        record = read_record(reference, "folder", beat_symbols={}, rhythm_names={}, leads=chosen, annotator=None)
+        record = read_record(reference, "folder", leads=chosen, annotators=None)
         record = checked(record, Target(fs=record.fs, leads=record.leads))
     except RecordRefused:
         raise

@@ -27,7 +27,8 @@ from ecgray.cluster import connected
 from ecgray.config import to_dict
 from ecgray.databases import notes
 from ecgray.databases.ecg_leads import lead_key
-from ecgray.databases.record import Database, Record, RecordRefused, Reference
+from ecgray.databases.record import Database, Found, Record, RecordRefused, Reference
+from ecgray.databases.vocabulary import misunderstood
 from ecgray.errors import EcgrayError
 from ecgray.shards.amplitudes import far_off, warning
 from ecgray.shards.layout import lay_out, source_sizes
@@ -35,7 +36,7 @@ from ecgray.shards.ledger import LEAD_SD, Ledger, shard_name
 from ecgray.shards.lock import locked
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, WORK, Manifest, file_sha256, read_manifest, write_atomically
 from ecgray.shards.prepare import Target, prepare
-from ecgray.shards.progress import Progress, outcome
+from ecgray.shards.progress import Progress, outcome, why, without_name
 from ecgray.shards.remarks import set_remarks
 from ecgray.shards.remote_ingest import at_url, publish_set, published_shard, refuse_finished, send_shard
 from ecgray.shards.storage import is_remote, list_files, require_local, resolve
@@ -153,6 +154,8 @@ def _ingest(
     if url is not None:
         publish_set(out, url, manifest)
     _say_what_to_look_at(finished, target, url or str(out))
+    for line in (*misunderstood(manifest.symbols), *(references.remarks if isinstance(references, Found) else ())):
+        log.warning("%s", line)
     if show:
         print(outcome(manifest, [entry for shard in finished for entry in shard.refused]), file=sys.stderr)
     return manifest
@@ -286,7 +289,8 @@ def _on_ray(jobs: Sequence[_Job], workers: int | None) -> Iterator[tuple[int, in
 def _choose_target(database: Database, references: Sequence[Reference], fs: float | None, detect: bool) -> Target:
     """Rate and leads of most of a few records spread over the database; the first found wins a tie."""
     kinds: defaultdict[tuple[float, tuple[str, ...]], Counter[tuple[str, ...]]] = defaultdict(Counter)
-    first_reason = ""
+    refused: list[tuple[str, str]] = []
+    advice: dict[str, str] = {}
     stride = max(1, len(references) // _PROBES)
     for i in (i for begin in range(stride) for i in range(begin, len(references), stride)):
         try:
@@ -294,11 +298,12 @@ def _choose_target(database: Database, references: Sequence[Reference], fs: floa
             # Leads in another order or spelling are the same leads.
             kinds[(record.fs, tuple(sorted(lead_key(name) for name in record.leads)))][record.leads] += 1
         except RecordRefused as reason:
-            first_reason = first_reason or f"; the first reason: {references[i].record}: {reason}"
+            refused.append((references[i].record, str(reason)))
+            advice.setdefault(without_name(*refused[-1]), reason.advice)
         if sum(found.total() for found in kinds.values()) >= _PROBES:
             break
     if not kinds:
-        raise EcgrayError(f"'{database.name}' must hold a usable record, got {len(references)} refused{first_reason}.")
+        raise EcgrayError(f"'{database.name}' must hold a usable record, got {why(refused, advice)}.")
     (rate, _), spellings = max(kinds.items(), key=lambda kind: kind[1].total())
     leads = spellings.most_common(1)[0][0]
     return Target(fs=float(fs or rate), leads=leads, resampled=fs is not None, detect_beats=detect)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -12,6 +12,10 @@ from ecgray.shards.manifest import Manifest
 
 _REASONS = 5
 """Reasons of refusals that an ingest tells at its end."""
+
+
+_WHY = 3
+"""Reasons that are told where no record is usable."""
 
 
 class Progress:
@@ -45,7 +49,7 @@ def outcome(manifest: Manifest, refused: Sequence[tuple[str, str]]) -> str:
     hours = f"{manifest.hours:,.1f}" if manifest.hours >= 1 else f"{manifest.hours:.2g}"
     records = f"{manifest.records:,} record{'s' if manifest.records != 1 else ''}"
     patients = f"{manifest.patients:,} patient{'s' if manifest.patients != 1 else ''}"
-    reasons = Counter(_without_name(record, reason) for record, reason in refused).most_common()
+    reasons = counted_reasons(refused)
     lines = [f"{records} of {patients}, {hours} h; {manifest.refused:,} refused{':' if reasons else ''}"]
     lines += [f"{count:>7,}  {reason}" for reason, count in reasons[:_REASONS]]
     if others := reasons[_REASONS:]:
@@ -53,6 +57,26 @@ def outcome(manifest: Manifest, refused: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _without_name(record: str, reason: str) -> str:
+def why(refused: Sequence[tuple[str, str]], advice: Mapping[str, str] | None = None) -> str:
+    """How many records were refused and why, the most frequent reason first, as part of a sentence; ``advice``: how to
+    go on, by the reason."""
+    reasons = counted_reasons(refused)
+    first: dict[str, str] = {}
+    for record, reason in refused:
+        first.setdefault(without_name(record, reason), record)
+    listed = [f"{count:,} with '{reason}' (as {first[reason][:100]})" for reason, count in reasons[:_WHY]]
+    if others := sum(count for _, count in reasons[_WHY:]):
+        listed.append(f"{others:,} with other reasons")
+    told = f"{len(refused):,} refused" + (f": {', '.join(listed)}" if listed else "")
+    further = (advice or {}).get(reasons[0][0]) if reasons else None
+    return f"{told}; {further}" if further else told
+
+
+def counted_reasons(refused: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
+    """(reason, records) of (record, reason), the most frequent first, of equally frequent ones the first met."""
+    return Counter(without_name(record, reason) for record, reason in refused).most_common()
+
+
+def without_name(record: str, reason: str) -> str:
     """The reason with a star for the name of the record's files, so that it is that of other records too."""
     return re.sub(rf"(?<!\w){re.escape(record.rsplit('/', 1)[-1])}(?=\.\w)", "*", reason)

@@ -27,6 +27,7 @@ from ecgray.shards.ledger import Ledger, shard_name
 from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, Manifest, file_sha256, fsync_folder, write_atomically
 from ecgray.shards.moments import lead_moments, merge
 from ecgray.shards.prepare import Target, prepare
+from ecgray.shards.progress import why
 
 
 def write_shard(
@@ -98,8 +99,7 @@ def finish(
     table = pa.concat_tables(shard.table for shard in finished).combine_chunks()
     refused = [entry for shard in finished for entry in shard.refused]
     if not table.num_rows:
-        first = f"; the first reason: {refused[0][0]}: {refused[0][1]}" if refused else ""
-        raise EcgrayError(f"A shard set must hold a record, got {len(refused)} refused and none usable{first}.")
+        raise EcgrayError(f"A shard set must hold a record, got none usable; {why(refused)}.")
     pooled = merge(shard.moments for shard in finished)
     files: dict[str, dict[str, Any]] = {}
     for shard in finished:

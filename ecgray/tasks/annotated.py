@@ -20,6 +20,10 @@ ELSE = (
 """How who has no annotated records goes on."""
 
 
+BEATS_APART = "where they lie in a file of their own: 'ecgray ingest ... --beats-annotator qrs'"
+"""How who has beats beside the rhythms gets both."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedTask(Task):
     """A question whose answer is read from the annotations of the frame itself.

@@ -61,8 +61,6 @@ class Task(Named):
     """
 
     paper: ClassVar[str]
-    unanswered: ClassVar[str] = "answer to it; take other records, or another task"
-    """After "got no": what data lacks that answers nothing, and how its owner goes on."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -82,6 +80,11 @@ class Task(Named):
     def negatives(self) -> int:
         """Negative frames that each sample needs (future prediction), else 0."""
         return 0
+
+    def unanswered(self, *, beats: int, rhythm_seconds: float) -> str:
+        """After "got no": what data lacks that answers no frame, and how its owner goes on. The data hold that many
+        beats, of any class, and seconds of rhythms."""
+        return "answer to it; take other records, or another task"
 
     def targets(
         self,

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ecgray.databases.record import BEATS
-from ecgray.tasks.annotated import ELSE, AnnotatedTask, Int64, most
+from ecgray.tasks.annotated import BEATS_APART, ELSE, AnnotatedTask, Int64, most
 from ecgray.tasks.base import Annotations
 
 ABNORMAL = [BEATS.index(name) for name in ("pac", "aberrated", "pvc")]
@@ -26,9 +26,14 @@ class Beat(AnnotatedTask):
     name: ClassVar[str] = "beat"
     every_class: ClassVar[tuple[str, ...]] = BEATS
     no_answer: ClassVar[str] = "undefined"
-    unanswered: ClassVar[str] = (
-        f"beats of a known class (detected ones have none); take records with annotated beats, or {ELSE}"
-    )
+
+    def unanswered(self, *, beats: int, rhythm_seconds: float) -> str:
+        if beats:
+            return (
+                "beats of a known class, and a detector tells none; take records with annotated beats, a detector's as"
+                f" normal ('ecgray ingest ... --beats-are normal'), or {ELSE}"
+            )
+        return f"beats; take records with annotated beats ({BEATS_APART}), or {ELSE}"
 
     def answers(self, record: Int64, start: Int64, frame_size: int, annotations: Annotations) -> Int64:
         undefined, normal = BEATS.index("undefined"), BEATS.index("normal")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ecgray.tasks.annotated import AnnotatedTask, Int64
+from ecgray.tasks.annotated import BEATS_APART, AnnotatedTask, Int64
 from ecgray.tasks.base import Annotations
 
 TACHYCARDIA, BRADYCARDIA, NORMAL, NOISE = range(4)
@@ -25,9 +25,14 @@ class HeartRate(AnnotatedTask):
     name: ClassVar[str] = "heart_rate"
     every_class: ClassVar[tuple[str, ...]] = ("tachycardia", "bradycardia", "normal", "noise")
     no_answer: ClassVar[str] = "noise"
-    unanswered: ClassVar[str] = (
-        "beats; take annotated records, or let the ingest find the beats: 'ecgray ingest ... --detect-beats'"
-    )
+
+    def unanswered(self, *, beats: int, rhythm_seconds: float) -> str:
+        if beats:
+            return "two beats in one frame; take longer frames (--sampling.frame-size), or records with more beats"
+        return (
+            f"beats; take annotated records ({BEATS_APART}), or let the ingest find the beats:"
+            " 'ecgray ingest ... --detect-beats'"
+        )
 
     def window(self, frame_size: int, fs: float) -> tuple[int, int]:
         extra = self._extra(fs)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ecgray.databases.record import RHYTHMS
-from ecgray.tasks.annotated import ELSE, AnnotatedTask, Int64, most
+from ecgray.tasks.annotated import BEATS_APART, ELSE, AnnotatedTask, Int64, most
 from ecgray.tasks.base import Annotations
 
 UNDEFINED, NOISE, NORMAL, AFIB, AFLUT, OTHER = (
@@ -32,7 +32,15 @@ class Rhythm(AnnotatedTask):
     name: ClassVar[str] = "rhythm"
     every_class: ClassVar[tuple[str, ...]] = ("undefined", "noise", "normal", "afib", "aflut")
     no_answer: ClassVar[str] = "undefined"
-    unanswered: ClassVar[str] = f"rhythms of its classes; take records with annotated rhythms, or {ELSE}"
+
+    def unanswered(self, *, beats: int, rhythm_seconds: float) -> str:
+        if rhythm_seconds and not beats and self.rule == "code":
+            return (
+                "beats, and the rule 'code' reads the rhythm beat by beat; take the rule 'paper' (--task.rule paper),"
+                f" or records with annotated beats ({BEATS_APART})"
+            )
+        what = "rhythms of its classes, but others" if rhythm_seconds else "rhythms"
+        return f"{what}; take records with annotated rhythms, or {ELSE}"
 
     def answers(self, record: Int64, start: Int64, frame_size: int, annotations: Annotations) -> Int64:
         if self.rule == "paper":

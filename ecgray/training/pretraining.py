@@ -101,8 +101,11 @@ def _check_labels(config: PretrainConfig, archive: Archive, plan: Plan) -> None:
     found = label_histogram(archive, plan, config.task).named
     classes = {name for name, count in found.items() if count and name != "dropped"}
     if not classes - {getattr(config.task, "no_answer", None)}:
+        beats = sum(sum(manifest.beats.values()) for manifest in archive.manifests)
+        seconds = sum(sum(manifest.rhythm_seconds.values()) for manifest in archive.manifests)
         raise EcgrayError(
-            f"The frames must show what {config.task.name} is learned from, got no {config.task.unanswered}."
+            f"The frames must show what {config.task.name} is learned from, got no"
+            f" {config.task.unanswered(beats=beats, rhythm_seconds=seconds)}."
         )
     if len(classes) == 1:
         log.warning("The first %d frames are all of one class (%s): there is nothing to tell apart.", FRAMES, *classes)

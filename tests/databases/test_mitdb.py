@@ -9,7 +9,7 @@ import numpy as np
 import wfdb
 
 from ecgray.databases import BEATS, RHYTHMS, MitBih, Record, RecordRefused
-from ecgray.databases.mitdb import BEAT_SYMBOLS
+from ecgray.databases.vocabulary import BEAT_SYMBOLS
 from ecgray.databases.wfdb_annotations import read_annotations
 
 # Of all 48 records, https://physionet.org/physiobank/database/html/mitdbdir/tables.htm.

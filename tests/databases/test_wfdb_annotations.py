@@ -13,8 +13,8 @@ import wfdb
 from hypothesis import given, settings
 from wfdb.io.annotation import ann_labels, is_qrs
 
-from ecgray.databases.mitdb import BEAT_SYMBOLS
 from ecgray.databases.record import BEATS, RHYTHMS, RecordRefused
+from ecgray.databases.vocabulary import BEAT_SYMBOLS
 from ecgray.databases.wfdb_annotations import SYMBOLS, AnnotationFile, beats, read_annotations, rhythms
 
 NAMES = {"N": "normal", "AFIB": "afib", "AFL": "aflut"}

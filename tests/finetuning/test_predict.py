@@ -221,3 +221,35 @@ def test_what_is_no_question(run: Path, labelled: Path, tmp_path: Path) -> None:
         predict(run, [twelve], out, lead="aVR")
     assert not out.exists()
     assert len(predict(run, [twelve], out, lead="lead1")) >= 2
+
+
+def test_a_path_that_is_no_record_is_named_and_the_advice_works(run: Path, tmp_path: Path) -> None:
+    files = write_files(tmp_path / "files", make_records({"N": 1, "A": 1}, first=7000))
+    first = sorted(files.glob("*.hea"))[0].with_suffix("")
+    edf = tmp_path / "holter.edf"
+    edf.write_bytes((b"0       " + b" " * 160 + b"01.01.0101.01.01512     ").ljust(600))
+    table = predict(run, [first.with_suffix(".dat"), edf, first], tmp_path / "a.csv")
+    refused = dict(zip(table["record"], table["refused"], strict=True))
+    assert refused[f"{first.name}.dat"] == (
+        f"it is a file of the WFDB record {first.name}; give the record without suffix, {first}"
+    )
+    assert refused["holter.edf"].startswith("it is a file of the kind EDF, not read yet; write the signals as WFDB")
+    assert pd.isna(refused[first.name])
+    with pytest.raises(EcgrayError, match="give the record without suffix") as error:
+        predict(run, [first.with_suffix(".dat")], tmp_path / "b.csv")
+    assert "\n" not in str(error.value)
+    for given in (first, first.with_suffix(".hea"), files):
+        assert predict(run, [given], tmp_path / f"{given.suffix or given.name}.csv")["refused"].isna().all()
+
+
+def test_companions_of_other_systems_are_not_predicted(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = write_files(tmp_path / "files", make_records({"N": 2}, first=7100))
+    for header in list(files.glob("*.hea")):
+        header.with_name(f"._{header.name}").write_bytes(b"\0\5\x16\7" + bytes(100))
+    (files / "__MACOSX").mkdir()
+    (files / "__MACOSX" / "x.hea").write_bytes(b"\0\5\x16\7")
+    table = predict(run, [files], tmp_path / "a.csv")
+    assert table["record"].nunique() == 2 and table["refused"].isna().all()
+    assert any(line.startswith("3 companion files of other systems were left out") for line in caplog.messages)

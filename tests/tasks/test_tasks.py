@@ -66,3 +66,21 @@ def test_future_prediction_needs_frames(fields: dict[str, int]) -> None:
 def test_future_prediction_reads_no_annotations() -> None:
     with pytest.raises(EcgrayError, match="drawn"):
         FuturePrediction().targets(np.array([0]), np.array([0]), 512, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "beats", "seconds", "missing", "way"),
+    [
+        ("beat", "paper", 0, 60.0, "beats; ", "--beats-annotator qrs"),
+        ("beat", "code", 9, 60.0, "beats of a known class", "--beats-are normal"),
+        ("heart_rate", "paper", 0, 60.0, "beats; ", "--detect-beats"),
+        ("heart_rate", "code", 9, 0.0, "two beats in one frame", "--sampling.frame-size"),
+        ("rhythm", "paper", 9, 0.0, "rhythms; ", "annotated rhythms"),
+        ("rhythm", "code", 9, 0.0, "rhythms; ", "annotated rhythms"),
+        ("rhythm", "code", 0, 60.0, "beats, and the rule 'code' reads", "--task.rule paper"),
+        ("rhythm", "paper", 0, 60.0, "rhythms of its classes", "annotated rhythms"),
+    ],
+)
+def test_what_lacks_is_said_to_lack(name: str, rule: str, beats: int, seconds: float, missing: str, way: str) -> None:
+    said = TASKS[name](rule=rule).unanswered(beats=beats, rhythm_seconds=seconds)
+    assert said.startswith(missing) and way in said and "\n" not in said
