@@ -72,7 +72,7 @@ TABLES = re.compile(r"labels\.csv|REFERENCE.*\.csv|RECORDS.*\.csv", re.IGNORECAS
 def kind_of(file: Path, *, look: bool = True) -> str | None:
     """The kind of a file that may hold recordings and is not read; None for any other and for what is no file.
 
-    ``look``: open it and read its first bytes (never a pipe or a device); otherwise its name alone tells.
+    ``look``: open it and read its first bytes (never a pipe, a device or a link); otherwise its name alone tells.
     """
     suffix = file.suffix.lower()
     if suffix in _NO_DATA:
@@ -81,7 +81,7 @@ def kind_of(file: Path, *, look: bool = True) -> str | None:
         if not file.is_file():
             return None
         head = b""
-        if look:
+        if look and not file.is_symlink():
             with file.open("rb") as stream:
                 head = stream.read(_HEAD)
         size = os.path.getsize(file)

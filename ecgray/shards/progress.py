@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tqdm import tqdm
 
+from ecgray.errors import plain
 from ecgray.shards.manifest import Manifest
 
 _REASONS = 5
@@ -64,7 +65,7 @@ def why(refused: Sequence[tuple[str, str]], advice: Mapping[str, str] | None = N
     first: dict[str, str] = {}
     for record, reason in refused:
         first.setdefault(without_name(record, reason), record)
-    listed = [f"{count:,} with '{reason}' (as {first[reason][:100]})" for reason, count in reasons[:_WHY]]
+    listed = [f"{count:,} with '{reason}' (as {plain(first[reason])})" for reason, count in reasons[:_WHY]]
     if others := sum(count for _, count in reasons[_WHY:]):
         listed.append(f"{others:,} with other reasons")
     told = f"{len(refused):,} refused" + (f": {', '.join(listed)}" if listed else "")

@@ -30,7 +30,7 @@ FRAMES = "record,start\n100,0\n106,1000\n201,5000\n"
 
 
 def build(root: Path) -> None:
-    """``root``/{wfdb16, wfdb212, wfdb80, ..., cinc2017, shards, frames, pretraining, finetuning, outside}."""
+    """``root``/{wfdb16, wfdb212, wfdb80, ..., kinds, cinc2017, shards, frames, pretraining, finetuning, outside}."""
     torch.set_num_threads(1)
     (root / "outside").mkdir(parents=True)
     (root / "outside" / "secret.dat").write_bytes(bytes(8000))
@@ -64,13 +64,17 @@ def _recordings(root: Path) -> None:
             digital = np.clip(digital // 8, -127, 127)
         wfdb.wrsamp(
             "r", 360, ["mV", "mV"], ["MLII", "V5"], d_signal=digital, fmt=[form] * 2, adc_gain=[200.0] * 2,
-            baseline=[0] * 2, write_dir=str(folder), comments=["69 M 1085 1629 x1"],
+            baseline=[0] * 2, write_dir=str(folder), comments=["69 M 1085 1629 x1", "patient 7", "<age>: 69 <id>: 7"],
         )  # fmt: skip
         marks = [(50, "+", "(N"), (77, "N", ""), (370, "N", ""), (660, "A", ""), (2000, "+", "(AFIB"), (3900, "V", "")]
         sample, symbol, aux = zip(*marks, strict=True)
         wfdb.wrann("r", "atr", np.array(sample), list(symbol), aux_note=list(aux), fs=360, write_dir=str(folder))
         (folder / "labels.csv").write_text(LABELS)
         (folder / "linked.dat").symlink_to(root / "outside" / "secret.dat")
+    kinds = root / "kinds"
+    kinds.mkdir()
+    (kinds / "a.edf").write_bytes((b"0       " + b" " * 160 + b"01.01.0101.01.01512     ").ljust(512))
+    (kinds / "a.xml").write_text('<?xml version="1.0"?>\n<AnnotatedECG xmlns="urn:hl7-org:v3"></AnnotatedECG>\n')
     mitdb = root / "wfdb212"
     mitdb.mkdir()
     for suffix in ("hea", "atr"):

@@ -19,6 +19,7 @@ import ecgray
 from ecgray.databases import CinC2017, Database, Folder, MitBih
 from ecgray.databases.record import Record, RecordRefused
 from ecgray.databases.synthetic import Synthetic
+from ecgray.databases.walk import walk
 from ecgray.errors import EcgrayError
 from ecgray.finetuning.folder import read_config as read_finetuning
 from ecgray.finetuning.labelled import open_labelled
@@ -89,6 +90,13 @@ def read_table(folder: str, *databases: Database) -> Callable[[Path, Rng], None]
             assert all(isinstance(label, str) for label in reference.labels)
 
     return read
+
+
+def name_kinds(root: Path, rng: Rng) -> None:
+    """As an ingest that leaves files of other kinds out."""
+    listing = walk(root / "kinds")
+    assert not listing.headers and sum(count for _, count in listing.kinds) <= 2
+    assert all("\n" not in line for line in listing.remarks())
 
 
 def read_shards(root: Path, rng: Rng) -> None:
@@ -277,6 +285,12 @@ TARGETS = (
     Target("annotations", {"wfdb16/r.atr": mutate.annotations}, read_database("wfdb16", Folder(), MitBih()), share=2),
     Target(
         "annotations 212", {"wfdb212/r.atr": mutate.annotations}, read_database("wfdb212", Folder(), MitBih(lead="V5"))
+    ),
+    Target(
+        "files of other kinds",
+        {"kinds/a.edf": mutate.random_bytes, "kinds/a.xml": mutate.text},
+        name_kinds,
+        share=0.2,
     ),
     Target("labels.csv", {"wfdb16/labels.csv": mutate.text}, read_table("wfdb16", Folder())),
     Target(

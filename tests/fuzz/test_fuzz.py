@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ecgray.databases import Folder, RecordRefused, Reference
+from ecgray.databases.kinds import kind_of, listed_kinds
+from ecgray.databases.patients import stated
+from ecgray.databases.vocabulary import misunderstood, rhythm_name
 from ecgray.databases.wfdb_annotations import read_annotations
 from ecgray.shards.prepare import Target, prepare
 
@@ -71,6 +74,50 @@ def test_any_header_is_read_or_refused(tmp_path: Path, header: str) -> None:
     prepare(record, Target(fs=record.fs, leads=record.leads))
     assert time.process_time() - began < 5
     assert record.signal.size <= 1000
+
+
+pieces = (
+    *("patient", "Subject", "participant", "id", "_id", "no.", "#", ":", "=", " ", "  ", ",", "<", ">", "(", ")", "7"),
+    *("S-01", "1955-03-12", "65yo", "Age", "sex: M", "taken from the same tape as record r", "\x00", "\u0663"),
+)
+comments = st.one_of(st.text(max_size=400), st.lists(st.sampled_from(pieces), max_size=60).map("".join))
+
+
+@settings(max_examples=500)
+@given(lines=st.lists(comments, max_size=5))
+def test_any_comments_name_patients_that_stand_in_them(lines: list[str]) -> None:
+    began = time.process_time()
+    found = stated(lines)
+    assert time.process_time() - began < 5
+    assert len(set(found)) == len(found)
+    for name in found:
+        assert 1 <= len(name) <= 64 and name.isascii() and any(name in line for line in lines)
+
+
+@given(text=st.text(max_size=300))
+def test_any_rhythm_text_has_one_name_and_is_told_in_one_line(text: str) -> None:
+    assert rhythm_name(rhythm_name(text)) == rhythm_name(text)
+    told = misunderstood({f"+ {text}": 3, f"type {text}": 1})
+    assert len(told) <= 2 and all("\n" not in line and len(line) < 300 for line in told)
+
+
+heads = st.one_of(
+    st.binary(max_size=5000),
+    st.builds(
+        lambda at, magic, tail: bytes(at) + magic + tail,
+        st.sampled_from([0, 16, 128, 257]),
+        st.sampled_from([b"0       ", b"ISHNE1.0", b"DICM", b"SCPECG", b"PK\3\4", b"ustar", b"<?xml", b"\xff\xfe<\0"]),
+        st.binary(max_size=600),
+    ),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=heads, name=st.sampled_from(["a", "a.edf", "a.xml", "a.ecg", "a.csv", "a.gz"]))
+def test_any_file_is_of_one_kind_or_none(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    kind = kind_of(tmp_path / name)
+    assert kind is None or listed_kinds([(kind, 1)]).startswith("1 ")
 
 
 words = st.one_of(
