@@ -17,9 +17,9 @@ from ecgray.databases.ecg_leads import lead_key
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.patients import Headers, carried, named_folder, read_headers
 from ecgray.databases.record import Database, Found, Record, RecordRefused, Reference
-from ecgray.databases.walk import Listing, walk
+from ecgray.databases.walk import walk
 from ecgray.databases.wfdb_files import Annotators, BeatsAre, read_record, require_annotations
-from ecgray.errors import EcgrayError, counted, plain, quoted
+from ecgray.errors import EcgrayError, plain, quoted
 
 _SEARCH_S = 60.0
 """Seconds that finding the patients of all paths may take: of a million it takes two, of a runaway pattern for ever."""
@@ -113,7 +113,7 @@ class Folder(Database):
             )
         references.sort(key=lambda reference: (reference.patient, reference.record))
         return Found(
-            references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *_of_files(listing, headers)]
+            references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *listing.remarks(headers.files)]
         )
 
     def read(self, reference: Reference) -> Record:
@@ -136,18 +136,6 @@ def _of_patients(ways: Counter[str], headers: Headers, paths: Sequence[Path]) ->
         told.append(
             f"patients of {which} are told apart by folder alone; give --patient or labels.csv where that is wrong"
         )
-    return told
-
-
-def _of_files(listing: Listing, headers: Headers) -> list[str]:
-    """What was left out of the folder."""
-    orphans = [file for file in listing.signals if file not in headers.files]
-    told = listing.remarks()
-    if orphans:
-        files = counted(len(orphans), "signal file (.dat) has", "signal files (.dat) have")
-        were = "was" if len(orphans) == 1 else "were"
-        first = orphans[0].relative_to(listing.root).as_posix()
-        told.append(f"{files} no header (.hea), and {were} left out, as {plain(first)}")
     return told
 
 

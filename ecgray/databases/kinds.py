@@ -36,7 +36,6 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 _SUFFIXES = {
     ".edf": "EDF",
     ".bdf": "BDF",
-    ".ecg": "ISHNE or other .ecg",
     ".dcm": "DICOM",
     ".scp": "SCP-ECG",
     ".mat": "MATLAB",

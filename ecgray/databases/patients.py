@@ -30,13 +30,14 @@ _MOST = 500
 """Comments of a header that are looked at."""
 
 _WHO = r"<?(?:patient|subject|participant)(?:[\s_-]?(?P<key>id|identifier|no\.?|nr\.?|num|number|code)|\s*#)?>?"
+_WHICH = r"[\s,;/-]+(?:record(?:ing)?|segment|session|visit|day|night|part|tape|trial|run)\s*#?\s*\w{1,12}\s*$"
 # A field is all of its comment, or stands among others of its kind: "Age: 55, Patient: 7" and "<age>: 65 <patient>: 7".
 _FIELD = re.compile(
     rf"(?:^|[,;|]\s*|[:=]\s*[^\s:=,;|]+\s+){_WHO}\s*[:=]\s*"
-    r"(?P<id>[^\s,;|()]+)(?=\s*$|\s*[,;|(]|\s+<?[A-Za-z][\w-]*(?:\s[\w-]+)?>?\s*[:=]|\s+<)",
+    rf"(?P<id>[^\s,;|()]+)(?=\s*$|\s*[,;|(]|\s+<?[A-Za-z][\w-]*(?:\s[\w-]+)?>?\s*[:=]|\s+<|{_WHICH})",
     re.IGNORECASE,
 )
-_ALONE = re.compile(rf"{_WHO}\s+#?(?P<id>\S+)", re.IGNORECASE)
+_ALONE = re.compile(rf"{_WHO}(?:\s+#?|(?<=[a-z])[_-]?(?=\d))(?P<id>[^\s,;]+)(?:{_WHICH})?", re.IGNORECASE)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NO_ID = re.compile(
     r"\d{1,3}-?(?:y|yo|y/o|yrs?|years?|m|f|kg|cm|days?|months?)"  # an age, with or without the sex

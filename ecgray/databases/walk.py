@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +65,8 @@ class Listing:
     kinds: tuple[tuple[str, int], ...] = ()
     other: str = ""
 
-    def remarks(self) -> list[str]:
-        """One line per kind of what was left out."""
+    def remarks(self, named: Collection[Path] = ()) -> list[str]:
+        """One line per kind of what was left out. ``named``: the signal files that headers name."""
         told = []
         if n := self.companions:
             more = " or more" if n >= _COUNTED else ""
@@ -81,6 +81,10 @@ class Listing:
         if self.kinds:
             n = sum(count for _, count in self.kinds)
             told.append(f"{listed_kinds(self.kinds)} {_were(n)} left out, not read yet, as {plain(self.other)}")
+        if orphans := [file for file in self.signals if file not in named]:
+            n, first = len(orphans), orphans[0].relative_to(self.root).as_posix()
+            files = counted(n, "signal file (.dat) has", "signal files (.dat) have")
+            told.append(f"{files} no header (.hea), and {_were(n)} left out, as {plain(first)}")
         return told
 
 
