@@ -303,7 +303,7 @@ def _choose_target(database: Database, references: Sequence[Reference], fs: floa
         if sum(found.total() for found in kinds.values()) >= _PROBES:
             break
     if not kinds:
-        raise EcgrayError(f"'{database.name}' must hold a usable record, got {why(refused, advice)}.")
+        raise EcgrayError(f"'{database.name}' must hold a usable record, got {why(sorted(refused), advice)}.")
     (rate, _), spellings = max(kinds.items(), key=lambda kind: kind[1].total())
     leads = spellings.most_common(1)[0][0]
     return Target(fs=float(fs or rate), leads=leads, resampled=fs is not None, detect_beats=detect)

@@ -328,6 +328,17 @@ def test_two_records_of_one_name_are_refused_before_anything_is_written(tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_the_reason_of_most_records_comes_first(tmp_path):
+    """Whatever the order of their names; reasons that differ by the record's own name are one."""
+    records = {"a": "no samples", **{f"r{n}": f"r{n}.dat is cut off" for n in range(22)}, "s": "too short", "t": "x"}
+    with pytest.raises(EcgrayError) as error:
+        in_memory(records, tmp_path / "out", tmp_path)
+    assert str(error.value) == (
+        "'memory' must hold a usable record, got 25 refused: 22 with '*.dat is cut off' (as r0), 1 with 'no samples'"
+        " (as a), 1 with 'too short' (as s), 1 with other reasons."
+    )
+
+
 def test_a_database_without_a_usable_record_leaves_nothing(tmp_path):
     with pytest.raises(EcgrayError, match=r"usable record, got 2 refused: 2 with 'no samples' \(as a\)"):
         in_memory({"a": "no samples", "b": "no samples"}, tmp_path / "out", tmp_path)
