@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ecgray.databases.record import RecordRefused
 
@@ -43,11 +44,13 @@ _EEG_ALONE = re.compile(r"fp[12z]|[fcpo]z|f[3478]|c[34]|[to][12]|t[3-8]|p[34]|[a
 _INSIDE = re.compile(r"cs(?:\d{2}|\d+ \d+)")
 
 
+@lru_cache(maxsize=4096)  # the records of a database name their signals alike
 def lead_key(name: str) -> str:
     """What two spellings of one lead share: the name without case, blanks, and a comma behind it."""
     return "".join(name.casefold().split()).rstrip(",;")
 
 
+@lru_cache(maxsize=4096)
 def is_ecg(name: str) -> bool | None:
     """Whether a signal of this name is an ECG lead; None where the name does not tell."""
     words = re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", name.strip()).casefold())

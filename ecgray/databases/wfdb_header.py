@@ -78,8 +78,10 @@ class Header:
         return tuple(line.name for line in self.signals)
 
     def rate(self, signal: int) -> float:
-        """Samples per second of a signal."""
-        return self.fs * self.signals[signal].samples_per_frame
+        """Samples per second of a signal. Where frames hold several, to a millionth: a third of a frame per second, as
+        a header writes it, times 750 samples is 250 Hz."""
+        count = self.signals[signal].samples_per_frame
+        return self.fs if count == 1 else round(self.fs * count, 6)
 
 
 def read_header(path: Path) -> Header:

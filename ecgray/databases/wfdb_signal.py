@@ -6,7 +6,6 @@ their mean.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -74,7 +73,8 @@ def read_signal(path: Path, header: Header, leads: Sequence[int]) -> Signal:
             read = _read_compressed if FORMATS[signals[0].format].compressed else _read_blocks
             chosen = [members.index(member) for member in wanted]
             digital |= dict(zip(wanted, read(file, signals, chosen, frames), strict=True))
-    return _finish([digital[lead] for lead in leads], lines, header.fs, frames * most)
+    fs = max(header.rate(lead) for lead in leads)
+    return _finish([digital[lead] for lead in leads], lines, fs, frames * most)
 
 
 def _members(header: Header) -> dict[str, list[int]]:
@@ -163,7 +163,7 @@ def _columns(stream: BinaryIO, signals: Sequence[SignalLine], wanted: Sequence[i
 def _blocks(stream: BinaryIO, name: str, samples: int) -> Bytes:
     """The next blocks of the stream that hold ``samples``; the last one may be cut after them."""
     form = FORMATS[name]
-    size = math.ceil(samples * form.bytes_per_sample)
+    size = -(-samples * form.block_bytes // form.block_samples)
     packed = np.fromfile(stream, np.uint8, size)
     if len(packed) < size:
         raise RecordRefused(f"the signal file was cut off while it was read, {size - len(packed)} bytes early")
@@ -199,15 +199,14 @@ def _read_compressed(file: Path, signals: Sequence[SignalLine], wanted: Sequence
     return parts
 
 
-def _finish(parts: Sequence[Digital], lines: Sequence[SignalLine], frame_rate: float, samples: int) -> Signal:
+def _finish(parts: Sequence[Digital], lines: Sequence[SignalLine], fs: float, samples: int) -> Signal:
     gain = np.array([line.gain for line in lines])
     baseline = np.array([line.baseline for line in lines], np.float64)
     most = max(line.samples_per_frame for line in lines)
     values: list[npt.NDArray[np.int16]] = []
-    gaps: list[Intervals] = []
+    gaps = [NO_GAPS] * len(lines)
     interpolated, constant, worst = 0, 0, 0.0
     for row, (lead, line) in enumerate(zip(parts, lines, strict=True)):
-        ratio = Fraction(most, line.samples_per_frame)
         lead, missing = _deskewed(lead, line.skew), NO_GAPS
         low, high = int(lead.min()), int(lead.max())
         stand_in = FORMATS[line.format].missing
@@ -215,27 +214,22 @@ def _finish(parts: Sequence[Digital], lines: Sequence[SignalLine], frame_rate: f
             missing = _missing(lead, line)
             lead = filled(lead, missing)
             low, high = int(lead.min()), int(lead.max())
-        length = np.diff(missing).reshape(-1)
-        long = length > BRIDGED_S * frame_rate * line.samples_per_frame
-        left = len(lead) - int(length[long].sum())
-        if (short := int(length[~long].sum())) > MAX_MISSING * left:
-            where = " outside its gaps" if long.any() else ""
-            raise RecordRefused(
-                f"{short / left:.1%} of lead {line.name[:100]} is missing (NaN){where}, the limit is {MAX_MISSING:.0%}"
-            )
-        gaps.append(moved(missing[long], ratio, samples))
-        interpolated += int(length.sum() * ratio)
+        if len(missing):
+            long = _gaps_of(missing, len(lead), fs * line.samples_per_frame / most, line)
+            gaps[row] = moved(long, Fraction(most, line.samples_per_frame), samples)
+            interpolated += int(np.diff(missing).sum()) * most // line.samples_per_frame
         constant += low == high
-        if ratio != 1:
-            if ratio > LARGEST_TERM:
+        if line.samples_per_frame != most:
+            ratio = Fraction(most, line.samples_per_frame)
+            if max(ratio.as_integer_ratio()) > LARGEST_TERM:
                 raise RecordRefused(f"lead {line.name[:100]} cannot be resampled to {most} samples per frame")
             lead = at_ratio(lead, ratio, baseline[row])
             low, high = int(lead.min()), int(lead.max())
         fitting, gain[row], baseline[row], error = to_int16(lead, low, high, gain[row], baseline[row])
         values.append(fitting)
         worst = max(worst, error)
-    every = union(gaps)
-    if not enough_left(every, samples, frame_rate * most):
+    every = union(gaps) if interpolated else NO_GAPS
+    if len(every) and not enough_left(every, samples, fs):
         lost = [int(np.diff(own).sum()) for own in gaps]
         name, share = lines[int(np.argmax(lost))].name[:100], max(lost) / samples
         raise RecordRefused(
@@ -245,7 +239,20 @@ def _finish(parts: Sequence[Digital], lines: Sequence[SignalLine], frame_rate: f
     if constant == len(lines):
         raise RecordRefused("the signal is constant")
     signal = values[0][None] if len(values) == 1 else np.stack(values)
-    return Signal(signal, frame_rate * most, gain, baseline, interpolated, every, worst)
+    return Signal(signal, fs, gain, baseline, interpolated, every, worst)
+
+
+def _gaps_of(missing: Intervals, samples: int, rate: float, line: SignalLine) -> Intervals:
+    """The runs too long to be bridged at the lead's rate. RecordRefused where the others are too much of the rest."""
+    length = np.diff(missing).reshape(-1)
+    long = length > BRIDGED_S * rate
+    left = samples - int(length[long].sum())
+    if (short := int(length[~long].sum())) > MAX_MISSING * left:
+        where = " outside its gaps" if long.any() else ""
+        raise RecordRefused(
+            f"{short / left:.1%} of lead {line.name[:100]} is missing (NaN){where}, the limit is {MAX_MISSING:.0%}"
+        )
+    return missing[long]
 
 
 def _deskewed(lead: Digital, skew: int) -> Digital:

@@ -65,7 +65,8 @@ class StartTable:
         first = edge[bounds[:-1], None]
         place = np.sort(first + _below(edge[bounds[1:], None] - first, (len(patients), frames), draw), axis=1)
         chosen = np.searchsorted(edge, place, side="right") - 1
-        return self.record[rows[chosen]], self._start(rows[chosen], place - edge[chosen])
+        row = rows[chosen]
+        return self.record[row], self._start(row, place - edge[chosen])
 
     def draw_apart(
         self, patients: Ints, positive: Ints, count: int, draw: np.random.Generator, *, exclude: bool

@@ -16,7 +16,8 @@ LEAST_FS = 100.0
 """Hz below which a QRS complex is a few samples."""
 AMPLITUDE_MV = (0.02, 20.0)
 """What an ECG reaches from its lowest to its highest: six standard deviations of a lead, median over the records."""
-FLAT_S = 1.0
+FLAT_S, FLAT_UNITS = 1.0, 2
+"""A second is flat where the values of a lead span no more ADC units: a line, and the last digit's noise."""
 
 
 def remarks(record: Record) -> Iterator[tuple[str, str]]:
@@ -33,7 +34,7 @@ def remarks(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _flattest(record: Record) -> tuple[int, float]:
-    """The lead with the largest share of seconds outside the gaps in which its value never changes, and that share."""
+    """The lead with the largest share of seconds outside the gaps that are flat, and that share."""
     second = max(round(FLAT_S * record.fs), 2)
     count = record.signal.shape[1] // second
     kept = np.ones(count, bool)
@@ -44,11 +45,10 @@ def _flattest(record: Record) -> tuple[int, float]:
     shares = []
     for signal in record.signal:
         seconds = signal[: count * second].reshape(count, second)
-        # Most seconds are told by their first and last few samples.
-        quiet = kept & (seconds[:, 0] == seconds[:, second // 2]) & (seconds[:, 0] == seconds[:, -1])
-        place = np.flatnonzero(quiet)
-        flat = int((np.ptp(seconds[place], axis=1) == 0).sum()) if len(place) else 0
-        shares.append(flat / int(kept.sum()))
+        few = seconds[:, :: max(second // 5, 1)].astype(np.int32)  # which tell of most seconds that they are not
+        place = np.flatnonzero(kept & (np.ptp(few, axis=1) <= FLAT_UNITS))
+        flat = np.ptp(seconds[place].astype(np.int32), axis=1) <= FLAT_UNITS
+        shares.append(int(flat.sum()) / int(kept.sum()))
     lead = int(np.argmax(shares))
     return lead, shares[lead]
 

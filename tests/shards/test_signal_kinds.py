@@ -135,11 +135,17 @@ def test_spellings_of_a_lead_are_one_lead(tmp_path: Path) -> None:
             250,
             "are flat for most of their length: r0 (lead ECG, 67%)",
         ),
+        (
+            np.r_[heart(10), np.random.default_rng(0).integers(0, 3, 5000) / 1000],
+            "1000/mV ECG",
+            250,
+            "are flat for most of their length: r0 (lead ECG, 67%)",
+        ),
         (np.r_[heart(10), np.zeros(2250)], "1000/mV ECG", 250, ""),
         (heart(20), "1000/mV ECG", 250, ""),
         (heart(20, bpm=200), "1000/mV ECG", 250, ""),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_what_looks_wrong_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mv: Any, signal: str, fs: float, said: str
