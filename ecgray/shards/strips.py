@@ -90,6 +90,7 @@ def draw_strip(archive: Archive, strip: Strip) -> str:
         parts.append(f'<polyline points="{points}" class="trace"/>')
         parts.append(f'<text x="4" y="{top + 14:.0f}" class="lead">{escape(name)}</text>')
         top += (high - low) * _MV
+    parts += _gaps(archive, record, start, end, bottom)
     parts += _beats(archive, record, start, end, bottom)
     parts += _rhythms(archive, record, start, end, bottom)
     first = start / archive.fs
@@ -121,6 +122,19 @@ def _paper(width: float, top: float, bottom: float) -> list[str]:
     across = "".join(f"M{x:.1f} {top}V{bottom:.1f}" for x in np.arange(0, width + 1, _SECOND / 5))
     down = "".join(f"M0 {y:.1f}H{width:.1f}" for y in np.arange(top, bottom + 1, _MV / 2))
     return [f'<path d="{across}{down}" class="paper"/>']
+
+
+def _gaps(archive: Archive, record: int, start: int, end: int, bottom: float) -> list[str]:
+    """What is interpolated, covered."""
+    parts = []
+    for begin, finish in np.clip(archive.gaps[archive.gaps[:, 0] == record, 1:], start, end).tolist():
+        if begin < finish:
+            x, width = (begin - start) / archive.fs * _SECOND, (finish - begin) / archive.fs * _SECOND
+            parts.append(
+                f'<rect x="{x:.1f}" y="{_TOP}" width="{width:.1f}" height="{bottom - _TOP:.1f}" class="gap">'
+                "<title>samples are missing</title></rect>"
+            )
+    return parts
 
 
 def _beats(archive: Archive, record: int, start: int, end: int, bottom: float) -> list[str]:

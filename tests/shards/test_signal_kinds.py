@@ -175,7 +175,8 @@ def test_moments_leave_the_gaps_out(random_records: Any, tmp_path: Path) -> None
     assert (manifest.mean_mv, manifest.sd_mv) == pytest.approx((mv.mean(), mv.std()))
     found_gaps = summary([tmp_path / "set"])["gaps"]
     assert found_gaps == {"records": 1, "seconds": pytest.approx(5101 / 250)}
-    assert "1 records have gaps, 20.4 seconds in all" in write_page([tmp_path / "set"], tmp_path / "p.html").read_text()
+    page = write_page([tmp_path / "set"], tmp_path / "p.html").read_text()
+    assert "1 records have gaps, 20.4 seconds in all" in page and 'class="gap"><title>samples are missing' in page
     there = open_archive([tmp_path / "set"])
     assert there.in_gap([0, 0, 0, 0], [0, 90, 100, 3990], 20).tolist() == [20, 10, 0, 10]
 
