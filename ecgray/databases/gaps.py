@@ -41,6 +41,8 @@ def union(parts: Sequence[Intervals]) -> Intervals:
 
 def between(gaps: Intervals, samples: int) -> Intervals:
     """The stretches of a record of ``samples`` that lie outside its gaps."""
+    if not len(gaps):
+        return np.array([[0, samples]], np.int64)
     edges = np.concatenate([[0], gaps.reshape(-1), [samples]]).reshape(-1, 2)
     return edges[edges[:, 0] < edges[:, 1]]
 

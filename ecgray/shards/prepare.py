@@ -84,6 +84,8 @@ def _invalid(record: Record) -> str | None:
     if len(zones) and (zones[:, 2].min() < 0 or zones[:, 2].max() >= len(RHYTHMS)):
         return "rhythm class outside the vocabulary"
     gaps = record.gaps
+    if gaps.shape == (0, 2):
+        return None
     if gaps.ndim != 2 or gaps.shape[1] != 2 or (np.diff(gaps.reshape(-1), prepend=-1, append=samples + 1) <= 0).any():
         return "gaps must ascend inside the signal and lie apart"
     return None
@@ -132,5 +134,5 @@ def _with_detected_beats(record: Record, own_leads: tuple[str, ...]) -> Record:
 
 
 def _with_remarks(record: Record) -> Record:
-    found = {kind: what for kind, what in remarks(record) if what}
+    found = dict(remarks(record))
     return replace(record, notes={**record.notes, **found}) if found else record

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ecgray.databases.gaps import between
 from ecgray.databases.record import Record
 
 HEART_RATE = (25.0, 220.0)
@@ -21,36 +20,41 @@ FLAT_S, FLAT_UNITS = 1.0, 2
 
 
 def remarks(record: Record) -> Iterator[tuple[str, str]]:
-    """Kind (of ``notes.KINDS``) and what, "" where there is nothing to say."""
-    left_s = float(np.diff(between(record.gaps, record.signal.shape[1])).sum()) / record.fs
-    if len(record.gaps):
-        count, lost_s = len(record.gaps), float(np.diff(record.gaps).sum()) / record.fs
-        yield "gaps", f"{count} of {lost_s:.3g} s in all" if count > 1 else f"{lost_s:.3g} s"
-    if record.attributes.get("beats") == "detected" and left_s:
-        rate = len(record.beats) / left_s * 60
-        yield "heart_rate", "" if HEART_RATE[0] <= rate <= HEART_RATE[1] else f"{rate:.0f}"
-    lead, share = _flattest(record)
-    yield "flat", f"lead {record.leads[lead]}, {share:.0%}" if share > 0.5 else ""
+    """Kind (of ``notes.KINDS``) and what."""
+    samples, gaps = record.signal.shape[1], record.gaps
+    lost = int(np.diff(gaps).sum()) if len(gaps) else 0
+    if lost:
+        yield (
+            "gaps",
+            f"{len(gaps)} of {lost / record.fs:.3g} s in all" if len(gaps) > 1 else f"{lost / record.fs:.3g} s",
+        )
+    if record.attributes.get("beats") == "detected" and lost < samples:
+        rate = len(record.beats) / (samples - lost) * record.fs * 60
+        if not HEART_RATE[0] <= rate <= HEART_RATE[1]:
+            yield "heart_rate", f"{rate:.0f}"
+    for name, signal in zip(record.leads, record.signal, strict=True):
+        if (share := _flat_share(signal, gaps, record.fs)) > 0.5:
+            yield "flat", f"lead {name}, {share:.0%}"
+            break
 
 
-def _flattest(record: Record) -> tuple[int, float]:
-    """The lead with the largest share of seconds outside the gaps that are flat, and that share."""
-    second = max(round(FLAT_S * record.fs), 2)
-    count = record.signal.shape[1] // second
-    kept = np.ones(count, bool)
-    for start, end in (record.gaps // second).tolist():
-        kept[start : end + 1] = False
-    if not kept.any():
-        return 0, 0.0
-    shares = []
-    for signal in record.signal:
-        seconds = signal[: count * second].reshape(count, second)
-        few = seconds[:, :: max(second // 5, 1)].astype(np.int32)  # which tell of most seconds that they are not
-        place = np.flatnonzero(kept & (np.ptp(few, axis=1) <= FLAT_UNITS))
-        flat = np.ptp(seconds[place].astype(np.int32), axis=1) <= FLAT_UNITS
-        shares.append(int(flat.sum()) / int(kept.sum()))
-    lead = int(np.argmax(shares))
-    return lead, shares[lead]
+def _flat_share(signal: npt.NDArray[np.int16], gaps: npt.NDArray[np.int64], fs: float) -> float:
+    """The share of seconds outside the gaps that are flat in a lead (samples,); 0 where it is less than a half."""
+    second = max(round(FLAT_S * fs), 2)
+    count = len(signal) // second
+    seconds = signal[: count * second].reshape(count, second)
+    few = seconds[:, :: max(second // 5, 1)]  # which tell of most seconds that they are not
+    flat = few.max(axis=1) <= few.min(axis=1).astype(np.int32) + FLAT_UNITS
+    kept = count
+    if len(gaps):
+        beside = np.ones(count, bool)
+        for start, end in (gaps // second).tolist():
+            beside[start : end + 1] = False
+        flat, kept = flat & beside, int(beside.sum())
+    if 2 * int(flat.sum()) <= kept:
+        return 0.0
+    chosen = seconds[flat]
+    return int((chosen.max(axis=1) <= chosen.min(axis=1).astype(np.int32) + FLAT_UNITS).sum()) / kept
 
 
 def set_remarks(fs: float, leads: Sequence[str], sd_mv: npt.NDArray[np.float64]) -> list[str]:
