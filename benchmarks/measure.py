@@ -120,11 +120,13 @@ def versions(names: Sequence[str] = ("ecgray", "numpy", "ray", "torch")) -> dict
 
 def machine() -> dict[str, Any]:
     """Processor, cores, and the load when asked: whether anything else ran."""
+    from ecgray.processor import cores
+
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "load_average": [round(x, 2) for x in os.getloadavg()],
     }
 

@@ -9,7 +9,6 @@ thread; ecgray sets its share of the machine's cores instead, and the table show
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ import torch
 from bare import config_of, in_turns
 from measure import Bar, Spread, keep, show_bars, show_table, words
 from walks import write_walks
+
+from ecgray.processor import cores
 
 PLACES = {"driver": "this process, local stream", "worker": "a Ray Train worker, Ray Data"}
 
@@ -57,7 +58,7 @@ def in_worker(settings: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    ray.init(num_cpus=max(2, len(os.sched_getaffinity(0))), log_to_driver=False, dashboard_host="127.0.0.1")
+    ray.init(num_cpus=max(2, cores()), log_to_driver=False, dashboard_host="127.0.0.1")
     try:
         trainer = TorchTrainer(
             measure,
@@ -72,10 +73,9 @@ def in_worker(settings: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    cores = len(os.sched_getaffinity(0))
     parser = words(__doc__)
     parser.add_argument("--steps", type=int, default=20, help="of each loop, in each row")
-    parser.add_argument("--threads", default=",".join(dict.fromkeys((str(cores), "1"))))
+    parser.add_argument("--threads", default=",".join(dict.fromkeys((str(cores()), "1"))))
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--places", default="driver,worker")
     given = parser.parse_args()

@@ -9,9 +9,14 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
+
+from ecgray.control_groups import memory_limit
 from ecgray.errors import EcgrayError
 from ecgray.processor import cores
 
+STORE_SHARE, LEAST_STORE_BYTES = 0.3, 75 << 20
+"""Of the memory there is for the object store: what Ray takes of a machine's, and the least that it accepts."""
 SOCKET_BYTES = 107
 """The longest path of a socket on Linux."""
 LONGEST = "/ray/session_2026-01-31_12-00-00_000000_4194304/sockets/dash_MetricsHead"
@@ -46,9 +51,13 @@ def connected(*, cpus: int | None = None, quiet: bool = False) -> Iterator[None]
 
 def _join_here(cpus: int, **options: Any) -> None:
     """The cluster that ``ray start`` has begun on this machine, else one made here: Ray tells which by refusing
-    ``num_cpus``. Left to itself it counts the cores of the machine, also those that this process may not use."""
+    ``num_cpus``. Left to itself it counts the cores of the machine, also those that this process may not use, and takes
+    its share of the machine's memory where the control group of a job allows less."""
+    limit, bound = memory_limit(), {}
+    if limit < psutil.virtual_memory().total:
+        bound["object_store_memory"] = max(int(STORE_SHARE * limit), LEAST_STORE_BYTES)
     try:
-        join(None, dashboard_host="127.0.0.1", num_cpus=cpus, **options)
+        join(None, dashboard_host="127.0.0.1", num_cpus=cpus, **bound, **options)
     except EcgrayError as error:
         found = long_folder()
         if found is not None and "AF_UNIX" in str(error.__cause__):

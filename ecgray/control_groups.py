@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 _MEMBERSHIP, _ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
@@ -27,3 +29,14 @@ def settings(controller: str, *files: str, groups: Path = _MEMBERSHIP, root: Pat
         for place in (group, *(above for above in group.parents if above.is_relative_to(folder))):
             if all((place / file).is_file() for file in files):
                 yield tuple((place / file).read_text().strip() for file in files)
+
+
+def memory_limit(groups: Path = _MEMBERSHIP, root: Path = _ROOT) -> int:
+    """Bytes of memory that this process may fill: the machine's, or fewer where a control group around it (of a
+    container, a Slurm job) allows fewer. ``groups`` and ``root``: see ``settings``."""
+    limits = [psutil.virtual_memory().total]
+    for file in ("memory.max", "memory.limit_in_bytes"):
+        for (text,) in settings("memory", file, groups=groups, root=root):
+            if text.isdigit():
+                limits.append(int(text))
+    return min(limits)

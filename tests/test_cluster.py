@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ecgray import cluster
@@ -57,6 +58,20 @@ def test_a_cluster_made_here_has_the_cores_of_this_process(monkeypatch: pytest.M
         with connected(cpus=cpus):
             pass
     assert given == [3, 2]
+
+
+@pytest.mark.parametrize(("limit", "store"), [(10**9, 300_000_000), (10**8, 75 << 20), (None, None)])
+def test_a_cluster_made_here_keeps_to_the_memory_of_its_control_group(
+    monkeypatch: pytest.MonkeyPatch, limit: int | None, store: int | None
+) -> None:
+    """Ray looks at the root of all groups, which is that of a container, and not at the group of a job in it."""
+    given: list[object] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "memory_limit", lambda: limit or psutil.virtual_memory().total)
+    monkeypatch.setattr(ray, "init", lambda **options: given.append(options.get("object_store_memory")))
+    with connected():
+        pass
+    assert given == [store]
 
 
 def test_a_cluster_that_runs_here_is_joined_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ecgray.control_groups import memory_limit
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.scores import class_indices, score_predictions
 from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig
@@ -37,7 +38,6 @@ from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_spl
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks
-from ecgray.shards.memory import memory_limit
 from ecgray.shards.storage import join, resolve
 from ecgray.shards.working import pull
 from ecgray.training.model_folder import ModelDescription, check_batch

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ecgray.cluster import join
+from ecgray.control_groups import memory_limit
 from ecgray.errors import EcgrayError
 from ecgray.operations import all_reduce, probe, storage_check
 from ecgray.processor import affinity, cores, has_fast_bf16, quota
-from ecgray.shards.memory import memory_limit
 
 PATIENCE_S = 60.0
 """For one answer of a node."""

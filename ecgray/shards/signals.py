@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
+from ecgray.control_groups import memory_limit
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.maps import Map, Maps, groups
-from ecgray.shards.memory import memory_limit
 
 _SHARE_OF_MEMORY = 0.5
 """What signals may take of it and still be counted on to stay there once they have been read."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ecgray.shards.memory import memory_limit
+from ecgray.control_groups import memory_limit
 
 
 @pytest.mark.parametrize(
