@@ -153,7 +153,7 @@ def _check_processors(machines: Machines) -> Check:
     else:
         well = f"cores {total} on {len(found)} nodes; the workers on each share its cores out as threads"
     if all(has["fast_bf16"] for has in found.values()) and not any(node.gpus for node in machines.nodes):
-        well += "; made for bf16: try --training.precision bf16"
+        well += "; the processor has bf16 instructions: try --training.precision bf16"
     return verdict("processor", well, faults, {"nodes": found})
 
 

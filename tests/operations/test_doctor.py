@@ -106,7 +106,7 @@ def test_a_cluster_that_is_not_there(
         ),
         (
             {"affinity": 64, "quota": None, "cores": 64, "fast_bf16": True},
-            "cores 64; a run takes 64 threads; made for bf16: try --training.precision bf16",
+            "cores 64; a run takes 64 threads; the processor has bf16 instructions: try --training.precision bf16",
         ),
     ],
 )
