@@ -2,7 +2,8 @@
 
 Disks: Ray stops at 95 % (its ``local_fs_capacity_threshold``). Clocks: signatures of requests to S3 count for a quarter
 of an hour, and times in logs and metrics should compare. Tokens: the cluster is asked something without one. Ports: the
-token does not cover metrics, and dashboard and client are meant to be reached through ssh.
+token does not cover metrics, and dashboard and client are meant to be reached through ssh. Cores: Ray announces all of
+the machine's, also where a process may not use them all.
 """
 
 from __future__ import annotations
