@@ -46,10 +46,18 @@ class Cluster:
                     entrypoint=command, submission_id=job, runtime_env={"working_dir": str(FOLDER.parent)}
                 )
             except RuntimeError:
-                self._client.get_job_status(job)  # raises, unless it was begun and only the answer was lost
+                if not self._begun(job):  # else only the answer was lost
+                    raise
 
         self._answer(submit, patience_s=PATIENCE_S / 10)
         return job
+
+    def _begun(self, job: str) -> bool:
+        try:
+            self._client.get_job_status(job)
+        except RuntimeError:
+            return False
+        return True
 
     def follow(self, job: str) -> bool:
         """Print what the job says until it has ended, each character once; returns whether it succeeded."""
@@ -81,7 +89,7 @@ class Cluster:
         while True:
             try:
                 return ask()
-            except Exception as error:
+            except (RuntimeError, OSError) as error:
                 if time.monotonic() >= deadline:
                     sys.exit(
                         f"The dashboard at {self._address} must answer, got: {_line(error)}; leave "

@@ -101,6 +101,14 @@ def test_a_cluster_that_answers_no_more_is_one_line(submit: ModuleType, monkeypa
     assert "Deadline Exceeded" in said and "ray dashboard" in said and "\n" not in said
 
 
+def test_a_job_that_is_never_taken_is_one_line(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "PATIENCE_S", 0.0)
+    client = Client([], [RuntimeError("Job pretrain-1 does not exist")])
+    client.refusals = [RuntimeError("No available agent to submit job, please try again later.")]
+    with pytest.raises(SystemExit, match="got: No available agent"):
+        run(submit, monkeypatch, client)
+
+
 def test_a_word_that_is_no_job_is_refused(submit: ModuleType) -> None:
     with pytest.raises(SystemExit, match="got train; give one of evaluate, finetune, ingest, predict, pretrain"):
         submit.main(["train"])
