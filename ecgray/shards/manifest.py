@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 from ecgray.errors import EcgrayError
 from ecgray.processor import cores
 from ecgray.shards.cache import RemoteFile
+from ecgray.shards.partial import on_its_way
 from ecgray.shards.storage import is_remote, join, list_files, read_bytes, resolve
 
 SCHEMA = 1
@@ -249,16 +250,11 @@ def write_atomically(file: Path, content: bytes) -> dict[str, Any]:
 @contextlib.contextmanager
 def replaced(file: Path) -> Iterator[BinaryIO]:
     """A stream whose content takes the place of ``file`` at the end, on the disk; until then ``file`` is as it was."""
-    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+    with on_its_way(file) as (partial, stream):
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
         os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)  # a full disk needs the room
-        raise
     fsync_folder(file.parent)
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from ecgray.errors import EcgrayError
 from ecgray.shards.cache import cache_folder
 from ecgray.shards.manifest import write_atomically
+from ecgray.shards.partial import PARTIAL, on_its_way
 from ecgray.shards.remote_lock import remotely_locked
 from ecgray.shards.storage import download, is_remote, join, list_files, list_versions, resolve, upload
 
@@ -34,7 +34,7 @@ NOT_OF_A_RUN = ("lock", _VERSIONS, _PULLING)
 def holds_other_files(folder: Path) -> bool:
     """Whether there is more in ``folder`` than a run leaves that was killed at its start: config.json comes last."""
     ours = (*NOT_OF_A_RUN, "environment.json", "config.json")
-    return any(entry.name.split(".partial-")[0] not in ours for entry in folder.iterdir())
+    return any(entry.name.split(PARTIAL)[0] not in ours for entry in folder.iterdir())
 
 
 def working_folder(url: str) -> Path:
@@ -112,12 +112,9 @@ def _pull(url: str, folder: Path, wanted: Callable[[str], bool]) -> None:
     def fetch(name: str) -> None:
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-        try:
+        with on_its_way(file.with_name(f".{file.name}")) as (partial, _):
             download(join(url, name), partial)
             os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         changed = [n for n, version in listing.items() if known.get(n) != version or not (folder / n).is_file()]
@@ -133,13 +130,22 @@ def push(folder: Path, url: str, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def written(out: Path | str, last: str) -> Iterator[Path]:
-    """A folder to write into: ``out``, or for a URL a temporary one that is copied there afterwards, ``last`` last."""
+def written(out: Path | str, *last: str) -> Iterator[Path]:
+    """A folder to write into: ``out``, or for a URL an empty one of this machine, which is copied there afterwards
+    (``last`` last, in that order) and removed. Whoever else writes to that URL from here waits."""
     if not is_remote(out):
         yield Path(out).expanduser().absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="ecgray-") as name:
-        folder = Path(name)
-        yield folder
-        names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-        push(folder, resolve(out), sorted(names, key=lambda name: name == last))
+    url = resolve(out)
+    folder = cache_folder() / "written" / _key(url)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that died
+        folder.mkdir()
+        try:
+            yield folder
+            names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            push(folder, url, sorted(names, key=lambda name: last.index(name) if name in last else -1))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

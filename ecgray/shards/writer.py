@@ -24,7 +24,16 @@ from ecgray.databases.record import BEATS, RHYTHMS, Record, RecordRefused
 from ecgray.errors import EcgrayError
 from ecgray.shards import ledger as ledgers
 from ecgray.shards.ledger import Ledger, shard_name
-from ecgray.shards.manifest import NAME, SCHEMA, SOFTWARE, Manifest, file_sha256, fsync_folder, write_atomically
+from ecgray.shards.manifest import (
+    NAME,
+    SCHEMA,
+    SOFTWARE,
+    Manifest,
+    file_sha256,
+    fsync_folder,
+    replaced,
+    write_atomically,
+)
 from ecgray.shards.moments import lead_moments, merge
 from ecgray.shards.prepare import Target, prepare
 from ecgray.shards.progress import why
@@ -216,11 +225,8 @@ def _save(file: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def _write_table(file: Path, table: pa.Table) -> dict[str, Any]:
-    partial = file.with_name(f"{file.name}.partial-{os.getpid()}")
-    pq.write_table(table, partial, compression="zstd", row_group_size=65536)
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
+    with replaced(file) as stream:
+        pq.write_table(table, stream, compression="zstd", row_group_size=65536)
     return {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
 
 
