@@ -75,8 +75,8 @@ class Comparison:
     """A paired comparison over shared splits; ``difference`` is the mean of first - second.
 
     wilcoxon_p, t_p: two-sided; t: the corrected resampled t; detectable: smallest absolute difference that this design
-    (its number of splits, its overlap, the spread seen) finds with the power asked for. NaN where one split leaves no
-    spread to judge by.
+    (its number of splits, its overlap, the spread seen) finds with the power asked for, infinite where no score between
+    0 and 1 is so far from the mean of the second. NaN where one split leaves no spread to judge by.
     """
 
     splits: int
@@ -97,7 +97,10 @@ def compare(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> Comparison:
-    """Compares two runs' scores, split by split. Raises EcgrayError when they do not have the same number of splits."""
+    """Compares two runs' scores, each between 0 and 1, split by split.
+
+    Raises EcgrayError when they do not have the same number of splits.
+    """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
         raise EcgrayError(
@@ -107,6 +110,9 @@ def compare(
     difference = a - b
     mean, sd = mean_sd(difference)
     t, t_p = corrected_t_test(difference, train_records=train_records, test_records=test_records)
+    detectable = detectable_effect(
+        sd, len(difference), train_records=train_records, test_records=test_records, alpha=alpha, power=power
+    )
     return Comparison(
         splits=len(difference),
         difference=mean,
@@ -114,9 +120,7 @@ def compare(
         wilcoxon_p=wilcoxon_p(difference),
         t=t,
         t_p=t_p,
-        detectable=detectable_effect(
-            sd, len(difference), train_records=train_records, test_records=test_records, alpha=alpha, power=power
-        ),
+        detectable=math.inf if detectable > max(b.mean(), 1 - b.mean()) else detectable,
     )
 
 

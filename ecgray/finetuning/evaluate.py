@@ -19,6 +19,8 @@ from ecgray.finetuning.prepare import Preprocessing, prepare
 from ecgray.finetuning.pretrained import refuse_pretraining_records
 from ecgray.finetuning.seed_run import is_complete, predict, prediction_table
 from ecgray.finetuning.stored import read_environment, read_splits
+from ecgray.finetuning.tested import signals_hash
+from ecgray.shards.partial import PARTIAL
 from ecgray.shards.storage import is_remote, list_files, resolve
 from ecgray.shards.working import written
 from ecgray.training.distributed import best_device
@@ -26,6 +28,9 @@ from ecgray.training.model_folder import ModelDescription, read_model
 from ecgray.training.published import fetched_run
 from ecgray.training.run import describe_environment
 from ecgray.training.threads import threads
+
+FILES = ("scores.json", "predictions.parquet", "evaluation.json")
+"""Of an evaluation, in the order in which they are written."""
 
 
 @threads()
@@ -44,10 +49,7 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequenc
     out = resolve(out) if is_remote(out) else Path(out).expanduser().absolute()
     finished = finished_run(run)
     place, description = finished.place, finished.description
-    if bool(list_files(out)) if isinstance(out, str) else out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise EcgrayError(
-            f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
-        )
+    _refuse_other_files(out)
     how = stored_preprocessing(description)
     given = open_labelled(data, labels, seconds=how.length_samples / how.fs, padding=how.padding)
     splits = read_splits(finished.folder / "splits.parquet")
@@ -75,15 +77,31 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequenc
         "labels": list(labels),
         "manifest_hashes": [manifest.hash for manifest in given.archive.manifests],
         "records": len(given.records),
+        "signals": signals_hash(given.records),
         "records_left_out": given.left_out,
         "pretraining_records_compared": compared,
     }
-    with written(out, "evaluation.json") as folder:
+    with written(out, *FILES) as folder:
         folder.mkdir(parents=True, exist_ok=True)
-        write_parquet_atomically(folder / "predictions.parquet", predictions)
         write_json_atomically(folder / "scores.json", score_predictions(predictions, description.classes))
+        write_parquet_atomically(folder / "predictions.parquet", predictions)
         write_json_atomically(folder / "evaluation.json", details | describe_environment())
     return out
+
+
+def _refuse_other_files(out: Path | str) -> None:
+    """Raises EcgrayError for a folder that holds more than an evaluation leaves that was killed: its scores, then its
+    predictions, and no evaluation.json, which comes last."""
+    if isinstance(out, str):
+        there = set(list_files(out))
+    else:
+        there = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    names = {name.split(PARTIAL)[0] for name in there}
+    killed = "evaluation.json" not in there and "scores.json" in names <= set(FILES)
+    if (there and not killed) or (isinstance(out, Path) and out.exists() and not out.is_dir()):
+        raise EcgrayError(
+            f"An evaluation must go into a new folder, got {out}, which is not empty; give another --out."
+        )
 
 
 @dataclass(frozen=True)

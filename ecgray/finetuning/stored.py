@@ -51,6 +51,15 @@ def read_splits(file: Path) -> pd.DataFrame:
     return table
 
 
+def read_names(file: Path) -> pd.DataFrame:
+    """Columns seed, split, database, record of splits or predictions: which records, and not what they are or said.
+
+    Raises EcgrayError for a file that is missing, not whole, or holds anything else.
+    """
+    names: dict[str, Kind] = {name: _KEYS[name] for name in ("seed", "split", "database", "record")}
+    return read_table(file, names, advice=_ADVICE).to_pandas()
+
+
 def read_environment(run: Path) -> dict[str, Any]:
     """environment.json of a finetuning run; raises EcgrayError where what later steps need of it has another form."""
     values = read_json(run / "environment.json")

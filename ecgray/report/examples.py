@@ -40,10 +40,8 @@ class Example:
 
 
 def find_examples(tables: Tables) -> tuple[list[Example], str]:
-    """Per class the recordings that the best run got right and wrong most clearly, and why there are none if so.
-
-    Best is the run with the highest macro F1 (``Tables.best``); ties between recordings go to the first by name.
-    """
+    """Per class the recordings that ``Tables.best`` got right and wrong most clearly, with what the runs said that were
+    scored on the same ones; and why there are none if so. Of equal recordings it is the first by name."""
     best = tables.best
     try:
         archives = _open(best)
@@ -54,7 +52,7 @@ def find_examples(tables: Tables) -> tuple[list[Example], str]:
         for archive in archives
         for index in range(len(archive))
     }
-    votes = {row.label: _votes(row.run.scored) for row in tables.rows}
+    votes = {row.label: _votes(row.run.scored) for row in tables.ranked[0]}
     own = votes[best.label]
     own = own[[key in places for key in own.index]]
     if own.empty:

@@ -42,8 +42,10 @@ STYLE: Any = {
 WIDTH = 5.4
 """Inches; one width on the page, so that text has one size throughout."""
 HEIGHT = 3.5
-IN_AXES = 6
-"""Curves whose legend has room among them; that of more stands below."""
+IN_AXES, SHORT = 6, 34
+"""Curves, and letters of their names, whose legend has room among them; that of more stands below."""
+BESIDE_AXES, BELOW_AXES = 26, 56
+"""Letters of a line of a run's name left of the axes, and in a legend below them."""
 
 
 def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | None:
@@ -54,15 +56,18 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
     if all(row.run.history.empty for row in rows):
         return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(_height(rows) if len(rows) <= IN_AXES else HEIGHT + 0.21 * len(rows))
-        for row, look in zip(rows, looks, strict=True):
+        below = len(rows) > IN_AXES or max(len(row.label) for row in rows) > SHORT
+        names = [folded(row.label, BELOW_AXES) for row in rows]
+        lines = sum(name.count("\n") + 1 for name in names)
+        figure, axes = new_figure(HEIGHT + 0.21 * lines if below else _height(rows))
+        for row, look, name in zip(rows, looks, names, strict=True):
             if row.run.history.empty:
                 continue
             table = row.run.history.pivot(index="epoch", columns="seed", values="val_macro_f1")
             mean, sd = table.mean(axis=1), table.std(axis=1, ddof=1).fillna(0.0)
             whole = table.notna().all(axis=1)
             style: dict[str, Any] = {"color": look.colour, "linestyle": look.dash, "linewidth": 1.7}
-            axes.plot(mean.index[whole], mean[whole], label=row.label, **style)
+            axes.plot(mean.index[whole], mean[whole], label=name, **style)
             late = mean[mean.index >= mean.index[whole].max()] if whole.any() else mean
             axes.plot(late.index, late, **(style | {"alpha": 0.35, "linewidth": 1.2}))
             axes.fill_between(
@@ -79,10 +84,10 @@ def validation_curves(rows: Sequence[Row], looks: Sequence[Look]) -> Figure | No
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         text: dict[str, Any] = {"fontsize": 9.5, "handlelength": 2.4}
-        if len(rows) <= IN_AXES:
-            axes.legend(loc="lower right", **text)
-        else:
+        if below:
             figure.legend(loc="outside lower left", **text)
+        else:
+            axes.legend(loc="lower right", **text)
     return figure
 
 
@@ -101,7 +106,7 @@ def seed_strip(rows: Sequence[Row], looks: Sequence[Look]) -> Figure:
             if "macro_f1" in row.published:
                 mean, sd = row.published["macro_f1"]
                 axes.errorbar(mean, place - 0.35, xerr=sd, fmt="D", ms=4, mfc=PAPER, color=INK, lw=1, capsize=2.5)
-        axes.set_yticks(range(len(rows)), [_folded(row.label) for row in rows])
+        axes.set_yticks(range(len(rows)), [folded(row.label, BESIDE_AXES) for row in rows])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(len(rows) - 0.5, -0.65)
         axes.set_xlabel("macro F1")
@@ -126,7 +131,7 @@ def confusion_matrix(row: Row, look: Look) -> Figure:
         axes.tick_params(length=0)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        axes.set_title(row.label)
+        axes.set_title(folded(row.label, 44))
         for spine in axes.spines.values():
             spine.set_visible(False)
     return figure
@@ -166,13 +171,13 @@ def curve_summary(row: Row) -> str:
 
 def _height(rows: Sequence[Row]) -> float:
     """Inches: enough for every run's label, and so for a curve of each whose legend is among them."""
-    lines = max(_folded(row.label).count("\n") + 1 for row in rows)
+    lines = max(folded(row.label, BESIDE_AXES).count("\n") + 1 for row in rows)
     return max(HEIGHT, 0.9 + (0.33 + 0.17 * lines) * len(rows))
 
 
-def _folded(label: str) -> str:
-    """A run's label in lines that leave most of a figure's width to its axes; names may break behind an underscore."""
-    return "\n".join(textwrap.wrap(label.replace("_", "_ "), 26)).replace("_ ", "_")
+def folded(label: str, letters: int) -> str:
+    """A run's label in lines of so many letters; names may break behind an underscore."""
+    return "\n".join(textwrap.wrap(label.replace("_", "_ "), letters)).replace("_ ", "_")
 
 
 def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:

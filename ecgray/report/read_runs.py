@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ecgray.errors import EcgrayError, quoted
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config
 from ecgray.finetuning.stored import PROBABILITY, read_environment, read_predictions, read_splits
+from ecgray.finetuning.tested import Tested, digest, signals_hash, tested_on
 from ecgray.shards.manifest import read_manifest
 from ecgray.shards.storage import is_remote, join, resolve
 from ecgray.training.config import PretrainConfig
@@ -52,7 +54,7 @@ class Run:
     predictions: seed, split, database, record, patient, label, predicted, probability_<class>; splits: seed, split,
     database, record, ...; history: seed, epoch, val_macro_f1; evaluation: folder of the evaluation, None where the
     test is the run's own; evaluated_shards, evaluated_hashes: what was evaluated; evaluated_labels: what its labels
-    count as (AFIB=A).
+    count as (AFIB=A); signals: what names the samples of the scored records, empty where nothing does.
     """
 
     folder: Path | str
@@ -67,6 +69,7 @@ class Run:
     evaluated_shards: str | None = None
     evaluated_hashes: tuple[str, ...] = ()
     evaluated_labels: tuple[str, ...] = ()
+    signals: str = ""
 
     @property
     def split(self) -> str:
@@ -77,6 +80,22 @@ class Run:
     def scored(self) -> pd.DataFrame:
         """The predictions that are scored."""
         return self.predictions[self.predictions["split"] == self.split]
+
+    @cached_property
+    def tested(self) -> Tested:
+        """The records that are scored."""
+        found = tested_on(self.scored)
+        assert found is not None, "predictions are of a test or of validation"
+        return found
+
+    @cached_property
+    def scored_records(self) -> str:
+        """The same for runs whose scores can be ranked: of the same records, with the same labels and samples."""
+        rows = self.scored[["database", "record", "label", "seed"]].astype(str).drop_duplicates()
+        shared = rows[["database", "record", "label"]].drop_duplicates()
+        if len(shared) * rows["seed"].nunique() == len(rows):
+            rows = shared  # how many seeds there are makes no other test
+        return digest([(self.split, self.signals), *sorted(rows.itertuples(index=False, name=None))])
 
     @property
     def seeds(self) -> list[int]:
@@ -154,7 +173,8 @@ def _read_finetuned(place: Path | str, folder: Path) -> Run:
         history=_history(folder),
         pretraining=_pretraining(environment.get("pretrained")),
     )
-    return _scored_by_every_seed(run)
+    scored = run.splits[(run.splits["split"] == run.split) & run.splits["seed"].isin(run.seeds)]
+    return _scored_by_every_seed(replace(run, signals=signals_hash(scored)))
 
 
 def _read_evaluation(place: Path | str, folder: Path, values: dict[str, Any]) -> Run:
@@ -180,6 +200,7 @@ def _read_evaluation(place: Path | str, folder: Path, values: dict[str, Any]) ->
         evaluated_shards=str(values.get("data", "")),
         evaluated_hashes=tuple(hashes),
         evaluated_labels=tuple(labels),
+        signals=str(values.get("signals") or " ".join(hashes)),  # evaluations of before it was kept name their set
     )
     return _scored_by_every_seed(evaluated)
 

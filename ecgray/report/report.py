@@ -15,6 +15,7 @@ from ecgray.report.page import page
 from ecgray.report.read_runs import read_run
 from ecgray.report.tables import Tables, make_tables, scores_table
 from ecgray.shards.manifest import write_atomically
+from ecgray.shards.partial import remove_dead
 from ecgray.shards.storage import is_remote, join, resolve, size_of
 from ecgray.shards.working import written
 
@@ -68,11 +69,14 @@ def _write(tables: Tables, out: Path) -> None:
         images.append(("Validation macro F1 per epoch", "figure3.png"))
         figures.save_png(curves, out / "figure3.png")
     for index, (row, look) in enumerate(zip(rows, styles, strict=True)):
-        name = f"confusion-{index + 1:02d}-{re.sub(r'[^a-z0-9]+', '-', row.label.lower()).strip('-')}.png"
+        name = f"confusion-{index + 1:02d}-{re.sub(r'[^a-z0-9]+', '-', row.label.lower())[:80].strip('-')}.png"
         images.append((f"Confusion matrix: {row.label}", name))
         figures.save_png(figures.confusion_matrix(row, look), out / name)
     write_atomically(out / "scores.csv", scores_table(rows).to_csv(index=False).encode())
     write_atomically(out / "report.md", markdown(tables, images).encode())
     write_atomically(out / "report.html", page(tables, styles, curves, strip, examples, reason).encode())
-    for old in {out / "figure3.png", *out.glob("confusion-[0-9][0-9]-*.png")} - {out / name for _, name in images}:
+    pictures = ("figure3.png", "confusion-[0-9][0-9]-*.png")
+    for old in {old for name in pictures for old in out.glob(name)} - {out / name for _, name in images}:
         old.unlink(missing_ok=True)  # of an earlier report of other runs
+    for name in pictures:
+        remove_dead(out, name)

@@ -78,9 +78,9 @@ def reduced_budget(run: Run, recipe: Recipe | None) -> list[str]:
     words = []
     if len(run.seeds) < full.protocol.seeds:
         words.append(f"{len(run.seeds)} of {full.protocol.seeds} seeds")
-    records = int(run.environment["records"])
-    if run.trained_on == {PAPERS_DATABASE} and (available := _of_the_papers(run)) < published.RECORDS:
-        words.append(f"{available:,} of {published.RECORDS:,} records")
+    records, (papers, what) = int(run.environment["records"]), _papers_records(run)
+    if run.trained_on == {PAPERS_DATABASE} and records < papers:
+        words.append(f"{records:,} of {papers:,} {what}")
     elif run.config.data.records is not None:
         words.append(f"a sample of {records:,} records")
     if run.config.data.seconds < full.data.seconds:
@@ -90,10 +90,12 @@ def reduced_budget(run: Run, recipe: Recipe | None) -> list[str]:
     return words + _reduced_pretraining(run)
 
 
-def _of_the_papers(run: Run) -> int:
-    """Records of the paper's database that the run has to do with, on any side."""
-    names = run.splits[run.splits["database"] == PAPERS_DATABASE]["record"]
-    return max(names.nunique(), int(run.environment["records"]))
+def _papers_records(run: Run) -> tuple[int, str]:
+    """How many records the paper's design has where this run has its own, and what they are: all, or those beside a
+    test set that is held elsewhere."""
+    if run.config.data.test_shards is None:
+        return published.RECORDS, "records"
+    return round((1 - TEST_SHARE) * published.RECORDS), "records to train and validate on"
 
 
 def _reduced_pretraining(run: Run) -> list[str]:
@@ -194,7 +196,7 @@ def label(run: Run) -> str:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A distinct name per run: the pretraining, then what tells equals apart: settings, test database, folder."""
+    """A distinct name per run: the pretraining, then what tells equals apart: settings, test set, folder."""
     names = [label(run) for run in runs]
     varying = {
         name: values for name, values in between_runs(runs) if name not in (*PLACES, "protocol.seeds") and name in SHORT
@@ -202,14 +204,25 @@ def labels(runs: Sequence[Run]) -> list[str]:
     for name, values in varying.items():
         shown = ["all" if value == "none" else value for value in values]
         names = [f"{said}, {SHORT[name].format(value)}" for said, value in zip(names, shown, strict=True)]
-    tested = [", ".join(sorted(set(run.scored["database"]))) for run in runs]
-    if len(set(tested)) > 1:
-        names = [f"{name}, on {databases}" for name, databases in zip(names, tested, strict=True)]
+    tests = test_names(runs)
+    if len(set(tests)) > 1:
+        names = [f"{name}, on {test}" for name, test in zip(names, tests, strict=True)]
     places = [str(run.evaluation or run.folder) for run in runs]
     return [
         f"{name} ({_tail(place, places)})" if names.count(name) > 1 else name
         for name, place in zip(names, places, strict=True)
     ]
+
+
+def test_names(runs: Sequence[Run]) -> list[str]:
+    """A name per run that is the same for the same scored records alone: their databases, where these do not tell them
+    apart their number too, and where that does not a number of the set."""
+    scored = [run.scored_records for run in runs]
+    for names in ([run.tested.name for run in runs], [str(run.tested) for run in runs]):
+        if len(set(names)) == len(set(scored)):
+            return names
+    order = list(dict.fromkeys(scored))
+    return [f"{name}, set {order.index(one) + 1}" for name, one in zip(names, scored, strict=True)]
 
 
 def _tail(place: str, places: Sequence[str]) -> str:

@@ -114,7 +114,7 @@ def parallel_coordinates(sweep: Sweep) -> Figure | None:
 def importance(shares: dict[str, float]) -> Figure:
     """Bars: the share of the scores' variance that each value explains."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_figure(max(1.6, 0.8 + 0.38 * len(shares)), 2 * WIDTH)
+        figure, axes = new_figure(max(1.6, 0.8 + 0.38 * len(shares)))
         names = sorted(shares, key=lambda name: shares[name])
         axes.barh([short_name(name) for name in names], [shares[name] for name in names], color=MUTED, height=0.55)
         for place, name in enumerate(names):

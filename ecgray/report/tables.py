@@ -60,10 +60,8 @@ class Row:
         return dict(self.recipe.published) if self.recipe is not None else {}
 
     @property
-    def scored_records(self) -> frozenset[tuple[str, str, str]]:
-        """(database, record, label) of the test, empty for a run that is scored on validation."""
-        scored = self.run.scored[["database", "record", "label"]].drop_duplicates()
-        return frozenset() if self.run.split == "val" else frozenset(scored.itertuples(index=False, name=None))
+    def scored_records(self) -> str:
+        return self.run.scored_records
 
     @property
     def caveats(self) -> list[str]:
@@ -96,10 +94,22 @@ class Tables:
         return ["macro_f1", *(f"f1_{name}" for name in self.classes), *official]
 
     @property
+    def ranked(self) -> list[list[Row]]:
+        """Runs that were scored on the same records; no order holds between runs of two of these lists."""
+        same: dict[str, list[Row]] = {}
+        for row in self.rows:
+            same.setdefault(row.scored_records, []).append(row)
+        return list(same.values())
+
+    @property
     def best(self) -> Row:
-        """The highest macro F1 among the runs that were scored on the same records as the first one."""
-        same = [row for row in self.rows if row.scored_records == self.rows[0].scored_records]
-        return max(same, key=lambda row: row.scores["macro_f1"].mean)
+        """The best of the runs that were scored on the same records as the first one."""
+        return best_of(self.ranked[0])
+
+
+def best_of(same: Sequence[Row]) -> Row:
+    """The highest macro F1 of runs that were scored on the same records; of equals the first."""
+    return max(same, key=lambda row: row.scores["macro_f1"].mean)
 
 
 def make_tables(runs: Sequence[Run]) -> Tables:
@@ -161,9 +171,8 @@ def _paired_by(run: Run) -> str:
         for name, value in flatten(to_dict(run.config)).items()
         if name not in (*settings.PLACES, "freeze_blocks", "protocol.seeds", "protocol.first_seed")
     }
-    names = run.scored[["database", "record", "label"]].drop_duplicates().sort_values(["database", "record"])
-    records = [] if run.split == "val" else names.astype(str).to_numpy().tolist()
-    return config_hash([same, list(run.manifest_hashes), run.split, records])
+    tested = "" if run.split == "val" else run.scored_records
+    return config_hash([same, list(run.manifest_hashes), run.split, tested])
 
 
 def _shared_seeds(run: Run, baseline: Run) -> bool:
@@ -195,7 +204,10 @@ def _improved(row: Row, baseline: Row, improvement: float) -> Row:
 
 
 def scores_table(rows: Sequence[Row]) -> pd.DataFrame:
-    """One row per run, seed and score, with where it comes from and what was published."""
+    """One row per run, seed and score, with what it was scored on, where it comes from and what was published.
+
+    Scores can be ranked where ``tested`` is the same; for a run without test records all three are of its validation.
+    """
     records = []
     for row in rows:
         run = row.run
@@ -207,6 +219,9 @@ def scores_table(rows: Sequence[Row]) -> pd.DataFrame:
                     "recipe": run.config.recipe,
                     "seed": seed,
                     "split": run.split,
+                    "test_set": run.tested.name,
+                    "test_records": run.tested.records,
+                    "tested": run.scored_records,
                     "score": name,
                     "value": value,
                     "published_mean": mean,

@@ -121,6 +121,8 @@ def test_degenerate_differences() -> None:
     assert corrected_t_test(np.full(4, 0.5), **size) == (math.inf, 0.0)
     found = compare([0.8], [0.7], **size)
     assert math.isnan(found.t_p) and math.isnan(found.detectable) and found.wilcoxon_p == 1.0
+    assert compare([0.9, 0.2], [0.3, 0.4], **size).detectable == math.inf  # no score is so far from .35
+    assert 0 < compare([0.36, 0.35], [0.34, 0.34], **size).detectable < 0.65
     with pytest.raises(EcgrayError, match="one score per shared split"):
         compare([0.1, 0.2], [0.1], **size)
 

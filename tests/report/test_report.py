@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -19,10 +20,13 @@ from sklearn.metrics import confusion_matrix, f1_score
 from ecgray.errors import EcgrayError
 from ecgray.models import MODELS
 from ecgray.recipes import RECIPES, published
+from ecgray.report import figures
+from ecgray.report.colours import looks
 from ecgray.report.read_runs import Pretraining, Run, read_run
 from ecgray.report.report import write_report
 from ecgray.report.settings import find_row
 from ecgray.report.tables import make_tables
+from ecgray.report.words import detectable, undetectable
 
 TASKS = {"none": None, "beat": "weimann2021_beat", "rhythm": "weimann2021_rhythm"}
 
@@ -425,3 +429,152 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, fake: Any) -> None:
             write_report(folders, out)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def evaluation_of(run: Path, out: Path, **changes: Any) -> Path:
+    """An evaluation of ``run`` on its own test records under another database's name; ``changes``: of its values."""
+    predictions = pd.read_parquet(run / "predictions.parquet").query("split == 'test'").assign(database="other")
+    out.mkdir()
+    predictions.to_parquet(out / "predictions.parquet", index=False)
+    values = {"run": str(run), "data": "/nowhere/other", "manifest_hashes": ["abc"]}
+    (out / "evaluation.json").write_text(json.dumps(values | changes))
+    return out
+
+
+def texts(out: Path) -> list[str]:
+    """Page and Markdown, as they are read."""
+    return [" ".join(Page((out / "report.html").read_text()).text.split()), (out / "report.md").read_text()]
+
+
+def test_runs_on_other_test_records_are_not_ranked(tmp_path: Path, fake: Any) -> None:
+    none = fake(tmp_path / "none", records=300)
+    beat = fake(tmp_path / "beat", records=300, pretraining="weimann2021_beat", skill=0.65)
+    better = fake(tmp_path / "better", records=500, pretraining="weimann2021_beat", skill=0.9)
+    write_report([none, beat, better], tmp_path / "out")
+    best = max(make_tables([read_run(none), read_run(beat)]).rows, key=lambda row: row.scores["macro_f1"].mean)
+    name = "without pretraining" if best.label == "none" else best.label
+    for text in texts(tmp_path / "out"):
+        assert f"Best of 2 runs: {name}, on 60 records of cinc2017, test macro F1" in text
+        assert "Beat, on 100 records of cinc2017: test macro F1" in text and "Best of 3" not in text
+        assert "scored on 2 different sets of records. Only runs on the same records are ranked and compared" in text
+        assert "only the runs here can be compared" not in text
+    table = pd.read_csv(tmp_path / "out" / "scores.csv").drop_duplicates("run").set_index("run")
+    assert list(table["test_records"]) == [60, 60, 100] and set(table["test_set"]) == {"cinc2017"}
+    tested = list(table["tested"])
+    assert tested[0] == tested[1] != tested[2]
+    assert list(table.index) == [
+        f"{name} records of cinc2017" for name in ("none, on 60", "beat, on 60", "beat, on 100")
+    ]
+
+
+def test_many_test_sets_have_no_best(tmp_path: Path, fake: Any) -> None:
+    runs = [fake(tmp_path / str(count), records=count) for count in (200, 300, 400, 500)]
+    write_report(runs, tmp_path / "out")
+    for text in texts(tmp_path / "out"):
+        assert (
+            "4 runs on 4 different sets of records: none of them is the best of all." in text and "Best of" not in text
+        )
+
+
+def test_records_of_one_name_with_other_samples_are_another_test(tmp_path: Path, fake: Any) -> None:
+    """Two synthetic sets, or folders of two hospitals, may bear the same names."""
+    runs = [fake(tmp_path / name, records=300) for name in ("a", "b", "c")]
+    splits = pd.read_parquet(runs[1] / "splits.parquet")
+    splits["signal_hash"] = "x" + splits["signal_hash"]
+    splits.to_parquet(runs[1] / "splits.parquet", index=False)
+    tables = make_tables([read_run(run) for run in runs])
+    assert [len(same) for same in tables.ranked] == [2, 1]
+    assert [row.label for row in tables.rows] == [
+        "none, on 60 records of cinc2017, set 1 (a)",
+        "none, on 60 records of cinc2017, set 2",
+        "none, on 60 records of cinc2017, set 1 (c)",
+    ]
+    assert tables.comparisons == []
+
+
+def test_evaluations_on_one_set_are_ranked_however_many_seeds_they_have(tmp_path: Path, fake: Any) -> None:
+    none = fake(tmp_path / "none", records=300, seeds=4)
+    beat = fake(tmp_path / "beat", records=300, seeds=2, pretraining="weimann2021_beat", skill=0.8)
+    places = [evaluation_of(run, tmp_path / f"{run.name}-on") for run in (none, beat)]
+    tables = make_tables([read_run(place) for place in places])
+    assert len(tables.ranked) == 1 and len(tables.comparisons) == 1
+    again = [evaluation_of(run, tmp_path / f"{run.name}-again", signals=run.name) for run in (none, beat)]
+    assert len(make_tables([read_run(place) for place in again]).ranked) == 2
+
+
+def test_a_reduced_run_counts_its_own_records(tmp_path: Path, fake: Any) -> None:
+    """Not those of what it is evaluated on, nor those of a test set of its own."""
+    run, more = fake(tmp_path / "run", records=300), fake(tmp_path / "more", records=900)
+    evaluated = evaluation_of(run, tmp_path / "evaluated")
+    predictions = pd.read_parquet(more / "predictions.parquet").query("split == 'test'")
+    predictions["record"] = "B" + predictions["record"]
+    predictions.to_parquet(evaluated / "predictions.parquet", index=False)
+    row = make_tables([read_run(evaluated)]).rows[0]
+    assert "300 of 8,528 records" in row.budget and str(row.run.tested) == "180 records of cinc2017"
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["test_shards"] = "/nowhere/test"
+    (run / "config.json").write_text(json.dumps(config))
+    budget = make_tables([read_run(run)]).rows[0].budget
+    assert "300 of 6,822 records to train and validate on" in budget
+
+
+def test_no_difference_is_called_detectable_that_no_score_can_have(tmp_path: Path, fake: Any) -> None:
+    none = fake(tmp_path / "none", records=300, seeds=2, epochs=3, skill=0.9)
+    beat = fake(tmp_path / "beat", records=300, seeds=2, epochs=3, pretraining="weimann2021_beat", skill=0.5)
+    for path, right in (
+        (none / "seeds/seed-00", True),
+        (beat / "seeds/seed-01", True),
+        (beat / "seeds/seed-00", False),
+    ):
+        table = pd.read_parquet(path / "predictions.parquet")
+        table["predicted"] = table["label"] if right else "~"
+        table.to_parquet(path / "predictions.parquet", index=False)
+    write_report([none, beat], tmp_path / "out")
+    for text in texts(tmp_path / "out"):
+        assert "no difference" in text
+        assert "These splits cannot detect any difference for “beat”" in text and "between 0 and 1" in text
+
+
+@pytest.mark.parametrize(
+    ("baseline", "effect", "said"), [(0.3, 0.2, ".200"), (0.9, 0.2, "no gain"), (0.9, math.inf, "no difference")]
+)
+def test_what_a_design_detects_in_words(baseline: float, effect: float, said: str) -> None:
+    row = {"run": "beat", "baseline": baseline, "detectable": effect}
+    assert detectable(row) == said
+    assert ("cannot detect any" in undetectable(row)) == (said != ".200")
+    assert ("above 1" in undetectable(row)) == (said == "no gain")
+
+
+def test_one_run_is_no_best_of_all_and_names_its_test_set(tmp_path: Path, fake: Any) -> None:
+    write_report([fake(tmp_path / "run", records=300, seeds=1, epochs=2)], tmp_path / "out")
+    for text in texts(tmp_path / "out"):
+        assert re.search(r"Without pretraining: test macro F1 \.\d{3} over one seed on 60 records of cinc2017\.", text)
+        assert "Best" not in text and "one another" not in text and text.count("60 records of cinc2017") >= 2
+
+
+def test_no_brackets_within_brackets(tmp_path: Path, fake: Any) -> None:
+    names = ("a/[x]", "b/[x]", "c/" + "very_long_" * 20)
+    runs = [fake(tmp_path / name, records=300, pretraining="weimann2021_beat") for name in names]
+    write_report([*runs, fake(tmp_path / "none", records=300)], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text().split("</style>")[1]
+    for text in (re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL), (tmp_path / "out" / "report.md").read_text()):
+        assert not re.search(r"\(\(|\)\)|\[\[|\]\]|\([^()]*\([^()]*\)", re.sub(r"<[^>]*>", "", text))
+
+
+def test_names_of_any_length_are_whole_in_the_figures(tmp_path: Path, fake: Any) -> None:
+    names = [f"{letter}_rather_long_name_of_a_folder_on_the_cluster_of_2026/run" for letter in "abcdefgh"]
+    runs = [fake(tmp_path / name, records=300, seeds=2, epochs=3) for name in names]
+    for count in (2, 8):
+        rows = make_tables([read_run(run) for run in runs[:count]]).rows
+        for figure in (figures.validation_curves(rows, looks(rows)), figures.seed_strip(rows, looks(rows))):
+            assert figure is not None
+            figure.draw_without_rendering()
+            (axes,) = figure.axes
+            legends = [*figure.legends, *filter(None, [axes.get_legend()])]
+            shown = [text for legend in legends for text in legend.get_texts()] or axes.get_yticklabels()
+            assert len(shown) == count
+            for text in shown:
+                box = text.get_window_extent()
+                assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 + 1, text.get_text()
+            tall = sorted((text.get_window_extent() for text in shown), key=lambda box: box.y0)
+            assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(tall)), "names overlap"
