@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,13 +53,12 @@ def doctor(words: list[str]) -> None:
 def _show(label: str, text: str) -> None:
     """One line, which a terminal gets folded under itself."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(label) + len(text) + 1
-    lines = textwrap.wrap(text, max(width - len(label) - 1, 20), break_on_hyphens=False) or [""]
-    print(label + f"\n{'':<{len(label)}}".join(lines), flush=True)
+    print(_folded(label, text, width - 1), flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """List the runs in a folder, at any depth: state, progress, best score, last change."""
+    """List the runs in a folder, at any depth: state, progress, score and the records it is of, last change."""
 
     root: tyro.conf.Positional[Path]
     """Folder that holds them."""
@@ -78,23 +77,51 @@ def runs(words: list[str]) -> None:
     if not rows:
         print(f"no runs in {c.root}")
         return
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(f"{'state':<8}  {'kind':<8}  {'progress':<13}  {'best score':<20}  {'last change':<16}  {'config':<8}  run")
+    width = shutil.get_terminal_size().columns
+    print(f"{'state':<8}  {'kind':<8}  run")
     for row in rows:
-        print(_line(row, c.root)[:columns])
+        name = str(row.path.relative_to(c.root)) + (f": {row.note}" if row.note else "")
+        print(_folded(f"{row.state:<8}  {row.kind:<8}  ", name, width))
+        if row.state != "damaged":
+            print(_folded(f"{'':<10}", "; ".join(_details(row)), width))
 
 
-def _line(row: "RunRow", root: Path) -> str:
-    """The columns of a run; after its folder, why it is failed or damaged."""
-    progress = "" if row.done is None else f"{row.done}/{'?' if row.total is None else row.total}"
-    score = ""
+def _details(row: "RunRow") -> Iterator[str]:
+    """What is known of a run, beside its state: how far it is, its score and on what, when it changed, its config."""
+    if row.done is not None:
+        unit = row.unit.removesuffix("s") if row.total == 1 else row.unit
+        yield f"{row.done:,} of {'?' if row.total is None else format(row.total, ',')} {unit}"
+    if row.standing:
+        yield row.standing
+    tested = None if row.tested is None or row.tested.split == "val" else row.tested
     if row.score is not None:
         name, value, sd = row.score
-        score = f"{name.replace('macro ', '')} {value:.3f}" + (f" +- {sd:.3f}" if sd is not None else "")
-    changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.changed))
-    name = str(row.path.relative_to(root)) + (f": {row.note}" if row.note else "")
-    cells = (f"{progress:<13}", f"{score.replace(' 0.', ' .'):<20}", f"{changed:<16}", f"{row.config_hash[:8]:<8}")
-    return "  ".join((f"{row.state:<8}", f"{row.kind:<8}", *cells, name))
+        of_test = tested is not None and name.startswith("test ")
+        name = "validation accuracy" if name == "accuracy" else name.replace("val.", "validation")
+        yield f"{name} {_number(value)}{'' if sd is None else f' ± {_number(sd)}'}{f' on {tested}' if of_test else ''}"
+        tested = None if of_test else tested
+    if tested is not None:
+        yield f"test: {tested}"
+    elif row.tested is not None and row.tested.split == "val":
+        yield f"no test, {row.tested}"
+    yield f"changed{_HELD}{time.strftime(f'%Y-%m-%d{_HELD}%H:%M', time.localtime(row.changed))}"
+    if row.config_hash:
+        yield f"config {row.config_hash[:8]}"
+
+
+_HELD = "\u00a0"
+"""A space at which no line is folded."""
+
+
+def _number(value: float) -> str:
+    """.779, as a report has it."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _folded(label: str, text: str, width: int) -> str:
+    """The text behind the label, in lines of that width, each under its first."""
+    lines = textwrap.wrap(text, max(width - len(label), 20), break_on_hyphens=False) or [""]
+    return label + f"\n{'':<{len(label)}}".join(lines).replace(_HELD, " ")
 
 
 def plan(words: list[str]) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ecgray.config import from_dict
 from ecgray.errors import EcgrayError
+from ecgray.evaluation.statistics import mean_sd
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import seed_folder
 from ecgray.finetuning.seed_run import CHOSEN, COMPLETE
+from ecgray.finetuning.tested import Tested, tested_by
 from ecgray.shards.storage import require_local
 from ecgray.training.checkpoint import COMPLETE as MARKER
 from ecgray.training.checkpoint import fault_of, read_loop_state
 from ecgray.training.config import PretrainConfig
-from ecgray.training.model_folder import read_json
+from ecgray.training.model_folder import json_lines, read_json
 from ecgray.training.run import RunFolder, is_locked
 
 State = Literal["running", "finished", "stopped", "failed", "damaged"]
@@ -30,9 +33,11 @@ Score = tuple[str, float, float | None]
 class RunRow:
     """One run. ``kind``: "pretrain", "finetune", "evaluate", or "other" for what this version does not know.
 
-    done, total: steps, seeds or None where nobody can say; score: (its name, value, sd over seeds or None), the best
-    validation so far of a pretraining run, the scores of a finetuning run; changed: seconds since the epoch; note: why
-    a run is failed or damaged, and how one that is stopped came to be so.
+    done, total: steps, seeds or None where nobody can say; standing: where seeds are that are not done; score: (its
+    name, value, sd over seeds or None), the best validation so far of a pretraining run, the scores of a finetuning
+    run; tested: the records that a finetuning run tests on, or validates on where it has no test, None where it does
+    not say so yet; changed: seconds since the epoch; note: why a run is failed or damaged, and how one that is stopped
+    came to be so.
     """
 
     path: Path
@@ -41,7 +46,9 @@ class RunRow:
     done: int | None = None
     total: int | None = None
     unit: str = ""
+    standing: str = ""
     score: Score | None = None
+    tested: Tested | None = None
     changed: float = 0.0
     config_hash: str = ""
     note: str = ""
@@ -140,8 +147,11 @@ def _finetuned(folder: Path, values: dict[str, Any], environment: dict[str, Any]
     state, note = _state(is_locked(folder / "lock"), environment, complete=complete)
     if state == "finished" and not complete:
         raise EcgrayError("it ended, and seeds or scores are missing")
-    chosen = [read_json(seed / CHOSEN)["val_macro_f1"] for seed in seeds if (seed / CHOSEN).is_file()]
-    score: Score | None = ("val. macro F1", sum(chosen) / len(chosen), None) if chosen else None
+    chosen = [float(read_json(seed / CHOSEN)["val_macro_f1"]) for seed in seeds if (seed / CHOSEN).is_file()]
+    score: Score | None = None
+    if chosen:
+        mean, sd = mean_sd(chosen)
+        score = ("val. macro F1", mean, None if math.isnan(sd) else sd)
     return RunRow(
         path=folder,
         kind="finetune",
@@ -149,17 +159,33 @@ def _finetuned(folder: Path, values: dict[str, Any], environment: dict[str, Any]
         done=done,
         total=len(seeds),
         unit="seeds",
+        standing="" if complete else _standing(seeds, done, len(chosen), config.protocol.epochs),
         score=_score(scores) if scores.is_file() else score,
+        tested=tested_by(folder),
         changed=_changed(folder),
         config_hash=str(environment.get("config_hash", "")),
         note=note,
     )
 
 
+def _standing(seeds: Sequence[Path], done: int, trained: int, epochs: int) -> str:
+    """Of seeds that are not done: how many have trained, and the last epoch of each that is at it."""
+    said = [f"{trained} trained, their test still closed"] if trained > done else []
+    if done == len(seeds):
+        said.append("not scored yet")
+    for seed in seeds:
+        metrics = seed / "metrics.jsonl"
+        if metrics.is_file() and not (seed / CHOSEN).is_file():
+            last = max((line.get("epoch", 0) for line in json_lines(metrics.read_bytes())), default=0)
+            said.append(f"{seed.name.replace('-', ' ')} after epoch {last} of at most {epochs}")
+    return ", ".join(said)
+
+
 def _evaluated(folder: Path) -> RunRow:
     read_json(folder / "evaluation.json")
     score = _score(folder / "scores.json")
-    return RunRow(path=folder, kind="evaluate", state="finished", score=score, changed=_changed(folder))
+    tested, changed = tested_by(folder), _changed(folder)
+    return RunRow(path=folder, kind="evaluate", state="finished", score=score, tested=tested, changed=changed)
 
 
 def _other(folder: Path, values: dict[str, Any], environment: dict[str, Any]) -> RunRow:

@@ -174,6 +174,64 @@ def test_finetuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)[0]["path"] == str(out)
 
 
+def listed(folder: Path, capsys: pytest.CaptureFixture[str], columns: int = 80) -> str:
+    """What ``ecgray runs`` prints, of which no line is longer than a terminal, with lines of a run joined."""
+    capsys.readouterr()
+    assert main(["runs", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns, lines
+    return " ".join(" ".join(lines).split())
+
+
+def test_runs_name_their_test_set_in_80_columns(
+    labelled_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a_run_with_a_name_that_is_longer_than_what_is_left_of_a_line_of_a_terminal_behind_its_state"
+    run, others = tmp_path / "runs" / name, tmp_path / "others"
+    assert main(["synthesise", "labelled", str(tmp_path / "files"), "--records", "12", "--seed", "9"]) == 0
+    assert main(["ingest", "synthetic", str(tmp_path / "files"), "--out", str(others), "--workers", "0"]) == 0
+    given = [
+        "finetune",
+        "weimann2021_table1_none",
+        "--data",
+        str(labelled_shards),
+        "--seeds",
+        "2",
+        "--model.width",
+        "4",
+    ]
+    given += ["--data.seconds", "5", "--protocol.epochs", "2", "--protocol.batch-size", "16"]
+    assert main([*given, "--out", str(run)]) == 0
+    assert main(["evaluate", str(run), "--data", str(others), "--out", str(tmp_path / "runs" / "on")]) == 0
+    (scores,) = [row.score for row in list_runs(tmp_path / "runs") if row.kind == "finetune"]
+    assert scores is not None and scores[2] is not None
+    score = f"test macro F1 {scores[1]:.3f} ± {scores[2]:.3f}".replace(" 0.", " .")
+    said = listed(tmp_path / "runs", capsys)
+    assert f"2 of 2 seeds; {score} on 16 records of synthetic; changed 20" in said
+    assert said.count(" on 12 records of synthetic") == 1 and "evaluate on " in said
+    assert listed(run.parent, capsys).replace(" ", "").count(name) == 1
+
+    stopped = json.loads((run / "environment.json").read_text())
+    del stopped["starts"][-1]["ended"]
+    (run / "environment.json").write_text(json.dumps(stopped))
+    (run / "scores.json").unlink()
+    assert "2 of 2 seeds; not scored yet; validation macro F1" in listed(run, capsys)
+    for seed in ("seed-00", "seed-01"):
+        (run / "seeds" / seed / "complete").unlink()
+    assert "0 of 2 seeds; 2 trained, their test still closed; validation macro F1" in listed(run, capsys)
+    assert "; test: 16 records of synthetic; changed" in listed(run, capsys)
+    (run / "seeds" / "seed-01" / "chosen.json").unlink()
+    said = listed(run, capsys)
+    assert "1 trained, their test still closed, seed 01 after epoch 2 of at most 2; validation macro F1" in said
+    (run / "splits.parquet").unlink()
+    (run / "predictions.parquet").unlink()
+    shutil.rmtree(run / "seeds")
+    assert listed(run, capsys).startswith("state kind run stopped finetune .: killed 0 of 2 seeds; changed 20")
+    assert main([*given, "--out", str(tmp_path / "untested"), "--test-data", "none"]) == 0
+    assert "; no test, " in listed(tmp_path / "untested", capsys)
+
+
 def test_kinds_that_come_later_and_other_folders(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep with a trial in it, of a version to come; a model's folder of somebody else."""
     sweep, model = tmp_path / "all" / "sweep", tmp_path / "all" / "model"
