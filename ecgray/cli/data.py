@@ -94,6 +94,7 @@ _FAR_OFF = 10
 
 def inspect(words: list[str]) -> None:
     from ecgray.shards.amplitudes import FarOff
+    from ecgray.shards.durations import in_hours
     from ecgray.shards.inspect import summary
 
     c = parse(Inspect, "inspect", words)
@@ -116,6 +117,12 @@ def inspect(words: list[str]) -> None:
             print(f"{key:<16}{len(value) or '-'}")
             for line in value:
                 print(f"  {line}")
+        elif key == "hours":
+            print(f"{key:<16}{in_hours(3600 * value).removesuffix(' h')}")
+        elif key == "rhythm_seconds":
+            print(f"{'rhythms':<16}{', '.join(f'{name} {in_hours(seconds)}' for name, seconds in value.items())}")
+        elif key == "label_versions":
+            print(f"{key:<16}{', '.join(f'{version} of {name}' for name, version in value.items()) or '-'}")
         elif key == "refused":
             print(f"{key:<16}{len(value)}")
             for row in value:

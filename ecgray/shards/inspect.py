@@ -19,16 +19,16 @@ from ecgray.shards.amplitudes import far_off
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.cache import RemoteFile
 from ecgray.shards.ledger import notes_of
-from ecgray.shards.manifest import file_of
+from ecgray.shards.manifest import Manifest, file_of
 from ecgray.shards.remarks import set_remarks
 
 
 def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Counts over the shard sets ``paths``, as plain JSON values.
 
-    records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, mean_mv, sd_mv
-    (pooled over all samples and leads), far_off [{record, lead, sd_mv, median_mv}] (None where a set does not know it),
-    gaps {records, seconds}, notes [one line per kind of remark], refused [{record, reason}]. Raises EcgrayError as
+    records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, label_versions
+    {database: version, of those that have several}, mean_mv, sd_mv (pooled over all samples and leads), far_off [{record,
+    lead, sd_mv, median_mv}] (None where a set does not know it), gaps {records, seconds}, notes [one line per kind of remark], refused [{record, reason}]. Raises EcgrayError as
     ``open_archive`` does.
     """
     archive = open_archive(paths, verify="hashes")
@@ -50,6 +50,7 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
         "beats": {name: beats[name] for name in BEATS},
         "rhythm_seconds": {name: float(rhythms[name]) for name in RHYTHMS},
         "labels": dict(sorted(labels.items())),
+        "label_versions": label_versions(archive.manifests),
         "mean_mv": archive.mean_mv,
         "sd_mv": archive.sd_mv,
         "far_off": None if np.isnan(sd_mv).any() else [asdict(each) for each in far],
@@ -72,6 +73,17 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
 def notes_by_record(archive: Archive) -> Iterator[tuple[str, dict[str, str]]]:
     """Name and notes of each record."""
     return ((str(name), notes_of(own)) for name, own in zip(archive.record_id, archive.attributes, strict=True))
+
+
+def label_versions(manifests: Sequence[Manifest]) -> dict[str, str]:
+    """By database, which version of its labels was asked for where it has several; of sets that differ "v2, v3"."""
+    found: dict[str, set[str]] = {}
+    for manifest in manifests:
+        database = manifest.ingest.get("database")
+        version = database.get("labels") if isinstance(database, dict) else None
+        if isinstance(version, str):
+            found.setdefault(manifest.database, set()).add(version)
+    return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}
 
 
 def read_refused(file: Path | RemoteFile) -> list[dict[str, str]]:

@@ -10,8 +10,10 @@ from jinja2 import Environment, PackageLoader
 from ecgray.errors import EcgrayError
 from ecgray.shards.amplitudes import FAR
 from ecgray.shards.archive import open_archive
+from ecgray.shards.durations import in_hours
 from ecgray.shards.inspect import summary
-from ecgray.shards.strips import BEAT_COLOURS, BEAT_MARKS, RHYTHM_COLOURS, choose_strips, draw_strip
+from ecgray.shards.manifest import write_atomically
+from ecgray.shards.strips import BEAT_MARKS, COLOURS, choose_strips, draw_strip
 
 
 def write_page(paths: Sequence[str | Path], file: str | Path) -> Path:
@@ -34,13 +36,13 @@ def write_page(paths: Sequence[str | Path], file: str | Path) -> Path:
         far=FAR,
         manifests=archive.manifests,
         strips=strips,
-        beat_colours=BEAT_COLOURS,
         beat_marks=BEAT_MARKS,
-        rhythm_colours=RHYTHM_COLOURS,
+        colours=COLOURS,
+        in_hours=in_hours,
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
+        write_atomically(file, page.encode())
     except OSError as error:
         raise EcgrayError(f"The page must go to a file that can be written, got: {error}; choose another.") from error
     return file

@@ -13,9 +13,18 @@ from ecgray.databases.record import BEATS, RHYTHMS
 from ecgray.shards.archive import Archive
 
 SECONDS = 10.0
-BEAT_COLOURS = dict(zip(BEATS, ("#9a9a9a", "#1f6f43", "#d97706", "#7c3aed", "#c81e1e"), strict=True))
-BEAT_MARKS = dict(zip(BEATS, "?NSaV", strict=True))
+BEAT_COLOURS = dict(zip(BEATS, ("#7d7d7d", "#1f6f43", "#b45f06", "#7c3aed", "#c81e1e"), strict=True))
 RHYTHM_COLOURS = dict(zip(RHYTHMS, ("#d4d4d4", "#8d8d8d", "#8fceab", "#f09a9a", "#f6c177", "#9dbcec"), strict=True))
+"""On a light ground."""
+_DARK_BEATS = ("#a5a5a5", "#5cc98a", "#f0a94a", "#b794ff", "#ff7b72")
+_DARK_RHYTHMS = ("#4a4a4a", "#6a6a6a", "#2f6b48", "#8c3d3d", "#8a6224", "#3a5f96")
+COLOURS = {
+    f"--{kind}-{name}": (light, dark)
+    for kind, colours, darks in (("beat", BEAT_COLOURS, _DARK_BEATS), ("rhythm", RHYTHM_COLOURS, _DARK_RHYTHMS))
+    for (name, light), dark in zip(colours.items(), darks, strict=True)
+}
+"""{CSS variable: (light, dark)} of what strips mark; the page that shows them says which of the two it is."""
+BEAT_MARKS = dict(zip(BEATS, "?NSaV", strict=True))
 
 _SECOND, _MV, _TOP, _BAND = 96.0, 38.4, 22.0, 16.0
 """Pixels: paper speed and gain in the usual ratio of 25 mm/s to 10 mm/mV, room for beat marks, height of the band."""
@@ -144,8 +153,8 @@ def _beats(archive: Archive, record: int, start: int, end: int, bottom: float) -
     for sample, code in zip(samples[inside].tolist(), classes[inside].tolist(), strict=True):
         x, name = (sample - start) / archive.fs * _SECOND, BEATS[code]
         parts.append(
-            f'<path d="M{x:.1f} {_TOP - 4}V{bottom:.1f}" stroke="{BEAT_COLOURS[name]}" class="beat"/>'
-            f'<text x="{x:.1f}" y="{_TOP - 8}" fill="{BEAT_COLOURS[name]}" class="mark">{BEAT_MARKS[name]}</text>'
+            f'<path d="M{x:.1f} {_TOP - 4}V{bottom:.1f}" stroke="var(--beat-{name})" class="beat"/>'
+            f'<text x="{x:.1f}" y="{_TOP - 8}" fill="var(--beat-{name})" class="mark">{BEAT_MARKS[name]}</text>'
         )
     return parts
 
@@ -157,8 +166,7 @@ def _rhythms(archive: Archive, record: int, start: int, end: int, bottom: float)
         if begin < finish:
             x, width = (begin - start) / archive.fs * _SECOND, (finish - begin) / archive.fs * _SECOND
             parts.append(
-                f'<rect x="{x:.1f}" y="{bottom:.1f}" width="{width:.1f}" height="{_BAND}"'
-                f' fill="{RHYTHM_COLOURS[name]}"/>'
+                f'<rect x="{x:.1f}" y="{bottom:.1f}" width="{width:.1f}" height="{_BAND}" fill="var(--rhythm-{name})"/>'
             )
             if width > 40:
                 parts.append(f'<text x="{x + 4:.1f}" y="{bottom + 12:.1f}" class="band">{name}</text>')
