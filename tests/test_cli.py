@@ -68,7 +68,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_inspect_json(mitdb_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(mitdb_shards), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    names = "records patients hours fs leads beats rhythm_seconds labels label_versions mean_mv sd_mv far_off refused"
+    names = "records patients hours fs leads beats rhythm_seconds labels label_versions mean_mv sd_mv far_off"
+    names += " gaps notes refused"
     assert list(found) == names.split()
     headers = len(list((DATA / "mitdb").glob("*.hea")))
     assert found["fs"] == 250 and found["records"] + len(found["refused"]) == headers

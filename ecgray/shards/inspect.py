@@ -27,9 +27,9 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Counts over the shard sets ``paths``, as plain JSON values.
 
     records, patients, hours, fs, leads, beats {class: n}, rhythm_seconds {class: s}, labels {label: n}, label_versions
-    {database: version, of those that have several}, mean_mv, sd_mv (pooled over all samples and leads), far_off [{record,
-    lead, sd_mv, median_mv}] (None where a set does not know it), gaps {records, seconds}, notes [one line per kind of remark], refused [{record, reason}]. Raises EcgrayError as
-    ``open_archive`` does.
+    {database: version, of those that have several}, mean_mv, sd_mv (pooled over all samples and leads), far_off
+    [{record, lead, sd_mv, median_mv}] (None where a set does not know it), gaps {records, seconds}, notes [one line per
+    kind of remark], refused [{record, reason}]. Raises EcgrayError as ``open_archive`` does.
     """
     archive = open_archive(paths, verify="hashes")
     sd_mv = archive.lead_sd_mv()

@@ -36,7 +36,8 @@ def two(random_records, tmp_path_factory):
 def test_summary_counts_the_records(two):
     paths, records = two
     found = json.loads(json.dumps(summary(paths)))
-    keys = "records patients hours fs leads beats rhythm_seconds labels label_versions mean_mv sd_mv far_off gaps notes refused"
+    keys = "records patients hours fs leads beats rhythm_seconds labels label_versions mean_mv sd_mv far_off gaps"
+    keys += " notes refused"
     assert list(found) == keys.split()
     assert (found["records"], found["patients"], found["fs"]) == (11, 5, 250)
     assert found["hours"] == pytest.approx(sum(r.signal.shape[1] for r in records) / 250 / 3600)
