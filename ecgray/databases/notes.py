@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 KINDS: dict[str, str] = {
     "no_unit": "do not say the unit of a signal, and WFDB then means mV",
-    "uncalibrated": "do not say the gain of a signal, and WFDB then means 200 units per mV",
+    "uncalibrated": "do not say the gain of a signal, and WFDB then means 200 per physical unit",
     "left_out": "hold signals that are no ECG lead, which are left out",
     "same_names": "have leads of one name, or of names that differ in case alone",
     "gaps": "have gaps, where samples are missing; no frame is taken from one",

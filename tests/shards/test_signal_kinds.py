@@ -123,7 +123,7 @@ def test_spellings_of_a_lead_are_one_lead(tmp_path: Path) -> None:
             heart(20),
             "0/mV ECG",
             250,
-            "2 of 2 records do not say the gain of a signal, and WFDB then means 200 units per",
+            "2 of 2 records do not say the gain of a signal, and WFDB then means 200 per",
         ),
         (heart(20, fs=90), "1000/mV ECG", 90, "The set is at 90 Hz, and below 100 Hz little is left of a beat's form."),
         (heart(20), "1/uV ECG", 250, "Lead ECG spans 0.00"),
@@ -153,7 +153,7 @@ def test_what_looks_wrong_is_said_once(
     for number in range(2):
         write(tmp_path / "files", f"r{number}", [mv], signal, fs=fs)
     ingested(tmp_path / "files", tmp_path / "set", caplog, detect_beats=True)
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records if "patients apart" not in record.getMessage()]
     assert sum(said in line for line in lines) == 1 if said else not lines, lines
     assert sum(said in line for line in summary([tmp_path / "set"])["notes"]) == int(bool(said))
 
