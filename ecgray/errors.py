@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+
+_AS_NEAR = 0.1
+"""How much less alike than the nearest name another may be that is told beside it."""
 
 
 class EcgrayError(ValueError):
@@ -33,9 +36,14 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
-def unknown(kind: str, got: str, known: Iterable[str]) -> EcgrayError:
-    """An error for a name that is in no table, with the near matches (or all names when none is near)."""
+def unknown(kind: str, got: str, known: Iterable[str], see: str | None = None) -> EcgrayError:
+    """An error for a name that is in no table, with the near matches; when none is near, with the command that lists
+    the names (``see``), or all of them."""
     names = sorted(known)
     near = get_close_matches(got[:100], names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}."
+    hint = f"see {see}." if see else f"known are {', '.join(names)}."
+    if near:
+        best = SequenceMatcher(None, near[0], got[:100]).ratio()
+        near = get_close_matches(got[:100], near, n=3, cutoff=best - _AS_NEAR)
+        hint = f"did you mean {' or '.join(near)}?"
     return EcgrayError(f"The {kind} must be a known name, got {quoted(got)}; {hint}")

@@ -60,7 +60,7 @@ VERBS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "runs": ("list the runs in a folder", operations.runs),
     "plan": ("what a pretraining takes on a cluster that is not there yet", operations.plan),
     "doctor": ("check this machine or cluster", operations.doctor),
-    "recipes": ("list the recipes", lists.lister("recipes", lists.recipes)),
+    "recipes": ("list the recipes", lists.recipes),
     "databases": ("list the databases", lists.lister("databases", lists.databases)),
     "tasks": ("list the pretraining tasks", lists.lister("tasks", lists.tasks)),
     "spaces": ("list the search spaces", lists.lister("spaces", lists.spaces)),

@@ -2,14 +2,19 @@
 
 import contextlib
 import io
+import os
 import re
+import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
+from tyro._errors import on_parse_error
 
+from ecgray.cli.options import REGISTRY, options_of, wrong_word
 from ecgray.errors import EcgrayError, unknown
 
 if TYPE_CHECKING:
@@ -23,51 +28,49 @@ Flat = tyro.conf.arg(name="")
 
 
 def parse(command: type[T], verb: str, words: Sequence[str], default: Any = None) -> T:
-    """tyro's parse, with its boxed complaint as one line."""
+    """tyro's parse, with one line for a wrong word, the same on a terminal and in a pipe."""
+
+    def refuse(event: Any) -> None:
+        error = wrong_word(event, verb, lambda: list(options_of(command, default)))
+        if error is not None:
+            raise error
+
     complaint = io.StringIO()
+    tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), on_parse_error(refuse):
             parsed: T = tyro.cli(
                 command,
                 prog=f"ecgray {verb}",
                 args=list(words),
                 default=default,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+                registry=REGISTRY,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        lines = complaint.getvalue().splitlines()
-        said = [line for line in lines if not re.search("\u256d|-----", line)]  # a box's title, its rules in ASCII
-        text = " ".join(re.sub(r"[^\x20-\x7e]", " ", line) for line in said).strip()
-        raise EcgrayError(_in_our_words(re.sub(r"\s+", " ", text), verb)) from None
+        text = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e]", " ", complaint.getvalue())  # of a kind that is not known here
+        raise EcgrayError(f"{' '.join(text.split())}; see ecgray {verb} --help.") from None
     return parsed
 
 
-_NO_NUMBER = re.compile(r".*?Error parsing (--\S+): .*(?:literal for (int)\b.*|string to float): ('.*?')(?: |$)")
-_NO_CONFIG = re.compile(r".*?Error parsing \w[\w.]*: (.*?)(?: For full helptext, see .*)?")
-"""What a config itself refuses is one line already."""
-
-
-def _in_our_words(complaint: str, verb: str) -> str:
-    if found := _NO_NUMBER.match(complaint):
-        kind = "a whole number" if found[2] else "a number"
-        return f"{found[1]} must be {kind}, got {found[3]}; see ecgray {verb} --help."
-    if found := _NO_CONFIG.fullmatch(complaint):
-        return found[1]
-    return complaint
-
-
-def choose(verb: str, kind: str, words: Sequence[str], table: dict[str, Any]) -> tuple[Any, list[str]]:
-    """The table's entry that the first word names, and the words left."""
+def choose(
+    verb: str, kind: str, words: Sequence[str], table: Mapping[str, Any], see: str | None = None
+) -> tuple[Any, list[str]]:
+    """The table's entry that the first word names, and the words left. ``see``: the command that lists the names."""
+    known = f"'{see}' lists them" if see else f"known are {', '.join(sorted(table))}"
+    if words and words[0] in ("-h", "--help"):
+        word = kind.rpartition(" ")[2].upper()
+        print(f"usage: ecgray {verb} {word} [OPTIONS]\n")
+        for line in (f"Give a {kind} first; {known}.", f"'ecgray {verb} {word} --help' shows its options."):
+            print(textwrap.fill(line, shutil.get_terminal_size().columns, break_on_hyphens=False))
+        raise SystemExit(0)
     if not words or words[0].startswith("-"):
-        known = ", ".join(sorted(table))
-        if words and words[0] in ("-h", "--help"):
-            print(f"usage: ecgray {verb} {kind.upper()} ...\n\nKnown: {known}.")
-            raise SystemExit(0)
-        raise EcgrayError(f"ecgray {verb} must be told a {kind} first, got none; known are {known}.")
+        got = words[0] if words else "none"
+        raise EcgrayError(f"ecgray {verb} must be told a {kind} first, got {got}; {known}.")
     if words[0] not in table:
-        raise unknown(kind, words[0], table)
+        raise unknown(kind, words[0], table, see)
     return table[words[0]], list(words[1:])
 
 
@@ -78,7 +81,7 @@ def choose_recipe(verb: str, stage: Literal["pretrain", "finetune"], words: Sequ
     if words and words[0] in RECIPES:
         find_recipe(words[0], stage)
     table = {name: recipe for name, recipe in RECIPES.items() if recipe.stage == stage}
-    return choose(verb, f"{stage.removesuffix('e')}ing recipe", words, table)
+    return choose(verb, f"{stage.removesuffix('e')}ing recipe", words, table, f"ecgray recipes --stage {stage}")
 
 
 def exchange(config: C, words: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> C:

@@ -17,7 +17,7 @@ from ecgray.training.objectives import CrossEntropy, Objective
 class FinetuneDataConfig:
     """Which labelled records, and how they reach the network.
 
-    Standardised with the labelled set's own mean and sd, resampled to ``fs``, brought to ``seconds``.
+    Standardised with the labelled set's own mean and sd, resampled to fs, brought to seconds.
     """
 
     shards: str = ""
@@ -54,7 +54,7 @@ class ProtocolConfig:
     """Repetitions over re-drawn splits, and when one of them ends.
 
     Seed s has its own train and validation records, order of batches and new output layer; the test records depend on
-    ``split_seed`` alone. Of a seed the epoch with the best macro F1 on validation counts.
+    split_seed alone. Of a seed the epoch with the best macro F1 on validation counts.
     """
 
     seeds: int = 10

@@ -27,7 +27,7 @@ EXPANSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet(Model):
-    """Stages of ``width``, 2, 4 and 8 times that many filters, with one kernel size per stage."""
+    """Stages of width, 2, 4 and 8 times that many filters, with one kernel size per stage."""
 
     name: ClassVar[str] = "resnet"
 

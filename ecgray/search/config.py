@@ -75,7 +75,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Everything that decides what a sweep computes. Trials take ``pretrain`` and ``finetune`` and set the values that
+    """Everything that decides what a sweep computes. Trials take pretrain and finetune and set the values that
     the space asks for; the network that is finetuned is the one that was pretrained."""
 
     space: str

@@ -12,9 +12,9 @@ from ecgray.tasks.base import Annotations, Task
 
 @dataclass(frozen=True, kw_only=True)
 class FuturePrediction(Task):
-    """``context`` frames side by side, then ``offset`` frames that nobody sees, then the positive.
+    """A context of frames side by side, then an offset of frames that nobody sees, then the positive.
 
-    The positive stands at a random place among ``negatives`` frames from the pool's patients, and that place is the
+    The positive stands at a random place among the negatives, frames from the pool's patients, and that place is the
     target: it comes with the plan, and no annotation is needed.
     """
 

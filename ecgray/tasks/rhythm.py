@@ -18,7 +18,7 @@ UNDEFINED, NOISE, NORMAL, AFIB, AFLUT, OTHER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Rhythm(AnnotatedTask):
-    """The rhythm with most of the frame's samples, where some go before others; ``other`` counts like undefined.
+    """The rhythm with most of the frame's samples, where some go before others; other counts like undefined.
 
     paper: the longer of AFib and AFlut if there is any of them (ties AFib), else the longer of noise and normal (ties
     noise), and undefined where none of the four covers any of the frame; rhythms are half-open zones.
