@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import os
+import pty
+import struct
 import subprocess
+import sys
 import tempfile
+import termios
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -127,3 +133,40 @@ def bucket(s3: Any) -> str:
     """The URL of a bucket of the test's own."""
     url: str = s3.bucket(f"test-{uuid.uuid4().hex[:12]}")
     return url
+
+
+@pytest.fixture
+def terminal() -> Callable[..., tuple[int, str]]:
+    """``terminal(action, columns, **environment)``: (exit code of ``action()``, all that it writes) in a forked process
+    on a pseudo-terminal of its own. It must not compute with torch, whose threads a fork does not have."""
+
+    def run(action: Callable[[], int], columns: int = 80, **environment: str) -> tuple[int, str]:
+        child, master = pty.fork()
+        if child == 0:
+            code = 99
+            try:
+                for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+                    os.environ.pop(name, None)
+                os.environ.update({"TERM": "xterm-256color"} | environment)
+                sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+                os.read(0, 1)  # until the terminal has its width
+                code = action()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        attributes = termios.tcgetattr(master)
+        attributes[3] &= ~termios.ECHO
+        termios.tcsetattr(master, termios.TCSANOW, attributes)
+        os.write(master, b"\n")
+        said = b""
+        with contextlib.suppress(OSError):  # raised when the other end is closed
+            while block := os.read(master, 65536):
+                said += block
+        os.close(master)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.decode().replace("\r\n", "\n")
+
+    return run

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
-import sys
-import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,39 +15,17 @@ from ecgray.recipes import RECIPES
 PRETRAIN = ("pretrain", "weimann2021_beat", "--data", "shards", "--out", "run")
 
 
-def on_terminal(words: Sequence[object], columns: int = 80, **environment: str) -> tuple[int, str]:
-    """(exit code, all that ``ecgray words`` writes) on a terminal of so many columns."""
-    child, master = pty.fork()  # a fork alone: the child has torch imported already
-    if child == 0:
-        code = 99
-        try:
-            for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
-                os.environ.pop(name, None)
-            os.environ.update({"TERM": "xterm-256color"} | environment)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-            os.read(0, 1)  # until the terminal has its width
-            code = main([str(word) for word in words])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    attributes = termios.tcgetattr(master)
-    attributes[3] &= ~termios.ECHO
-    termios.tcsetattr(master, termios.TCSANOW, attributes)
-    os.write(master, b"\n")
-    said = b""
-    while True:
-        try:
-            block = os.read(master, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not block:
-            break
-        said += block
-    os.close(master)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.decode().replace("\r\n", "\n")
+Terminal = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def on_terminal(terminal: Terminal) -> Terminal:
+    """``on_terminal(words, columns, **environment)``: (exit code, all that ``ecgray words`` writes)."""
+
+    def run(words: Sequence[object], columns: int = 80, **environment: str) -> tuple[int, str]:
+        return terminal(lambda: main([str(word) for word in words]), columns, **environment)
+
+    return run
 
 
 WRONG = {
@@ -96,7 +68,7 @@ def test_a_missing_word_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     ids=["plain", "NO_COLOR", "FORCE_COLOR", "dumb"],
 )
 def test_a_wrong_word_is_the_same_on_a_terminal_and_in_a_pipe(
-    columns: int, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+    columns: int, environment: dict[str, str], on_terminal: Terminal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for wrong in (("--training.steps", "four"), ("--training.stesp", "3")):
         assert main([*PRETRAIN, *wrong]) == 2
@@ -124,7 +96,7 @@ def test_help_is_for_people(verb: tuple[str, ...], capsys: pytest.CaptureFixture
     assert all(text.count("(default") <= 1 for text in re.split(r"--[a-z]", said))
 
 
-def test_help_fits_the_terminal_and_heeds_no_color() -> None:
+def test_help_fits_the_terminal_and_heeds_no_color(on_terminal: Terminal) -> None:
     words = ["finetune", "weimann2021_cinc2017", "--help"]
     for columns in (80, 200):
         code, said = on_terminal(words, columns, NO_COLOR="1")
@@ -137,12 +109,14 @@ def test_help_fits_the_terminal_and_heeds_no_color() -> None:
 @pytest.mark.parametrize(
     "words", [["recipes"], ["recipes", "--scores"], ["databases"], ["tasks"], ["spaces"], ["models"]], ids=" ".join
 )
-def test_lists_fit_the_terminal(words: list[str]) -> None:
+def test_lists_fit_the_terminal(words: list[str], on_terminal: Terminal) -> None:
     code, said = on_terminal(words)
     assert code == 0 and "\x1b" not in said and max(map(len, said.splitlines())) <= 80
 
 
-def test_recipes_a_line_each_and_by_paper_table_and_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_a_line_each_and_by_paper_table_and_stage(
+    on_terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
     def listed(*words: str) -> list[str]:
         assert main(["recipes", *words]) == 0
         return capsys.readouterr().out.splitlines()[1:]

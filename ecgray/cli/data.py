@@ -9,6 +9,7 @@ import tyro
 
 from ecgray.cli.words import Flat, choose, parse
 from ecgray.errors import EcgrayError, unknown
+from ecgray.progress import announce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ def synthesise(words: list[str]) -> None:
         )
     else:
         write_labelled(c.root, records=c.records, seed=c.seed)
-    print(c.root)
+    print(c.root, flush=True)
+    announce(True, f"next: ecgray ingest synthetic {c.root} --out SHARDS")
 
 
 def ingest(words: list[str]) -> None:

@@ -8,10 +8,12 @@ import tyro
 
 from ecgray.cli.words import Flat, choose_recipe, exchange, one_of, parse
 from ecgray.errors import EcgrayError
+from ecgray.progress import announce
 
 
 def pretrain(words: list[str]) -> None:
     from ecgray.models import MODELS
+    from ecgray.recipes import RECIPES
     from ecgray.tasks import TASKS
     from ecgray.training.config import PretrainConfig
     from ecgray.training.objectives import OBJECTIVES
@@ -47,7 +49,13 @@ def pretrain(words: list[str]) -> None:
     c = parse(Pretrain, f"pretrain {words[0]}", rest, default)
     config = replace(c.config, data=replace(c.config.data, shards=c.data)) if c.data else c.config
     workers = _workers(c.workers)
-    print(run(config, c.out, workers=workers, resume=c.resume, backend=c.backend, device=c.device))
+    print(run(config, c.out, workers=workers, resume=c.resume, backend=c.backend, device=c.device), flush=True)
+    after = next((r.name for r in RECIPES.values() if r.pretrained_by == recipe.name), "RECIPE")
+    announce(
+        True,
+        f"next: ecgray finetune {after} --data LABELLED --pretrained {c.out} --out RUN",
+        "      or go on with more: the same command with --resume --training.steps N",
+    )
 
 
 def _workers(words: str) -> int | tuple[int, int]:
@@ -108,7 +116,8 @@ def finetune(words: list[str]) -> None:
         )
     if config.pretrained == "none":
         config = replace(config, pretrained=None)
-    print(run(config, c.out, workers=c.workers, resume=c.resume))
+    print(run(config, c.out, workers=c.workers, resume=c.resume), flush=True)
+    announce(True, f"next: ecgray report {c.out} --out REPORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +138,8 @@ def evaluate(words: list[str]) -> None:
     from ecgray.finetuning.evaluate import evaluate as run
 
     c = parse(Evaluate, "evaluate", words)
-    print(run(c.run, c.data, c.out, c.labels))
+    print(run(c.run, c.data, c.out, c.labels), flush=True)
+    announce(True, f"next: ecgray report {c.run} {c.out} --out REPORT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +166,8 @@ def predict(words: list[str]) -> None:
     c = parse(Predict, "predict", words)
     table = run(c.run, c.paths, c.out, lead=c.lead)
     print(c.out)
-    print(summary(table))
+    print(summary(table), flush=True)
+    announce(True, f"next: where labels are known, ecgray evaluate {c.run} --data LABELLED --out OUT")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import tyro
 
 from ecgray.cli.words import Flat, choose, parse
 from ecgray.errors import EcgrayError
+from ecgray.progress import announce
 
 SET = {
     "finetune.model": "give the fields of --pretrain.model",
@@ -63,7 +64,8 @@ def sweep(words: list[str]) -> None:
     if c.final_seeds is not None:
         config = replace(config, search=replace(config.search, final_seeds=c.final_seeds))
     done = run(space, config, c.out, resources=c.resources, storage=c.storage, mlflow=c.mlflow, resume=c.resume)
-    print(done)
+    print(done, flush=True)
+    announce(True, f"next: ecgray report {c.out} --out REPORT")
 
 
 def _refuse_set(words: list[str], names: dict[str, str]) -> None:

@@ -44,6 +44,16 @@ def class_indices(names: pd.Series, classes: Sequence[str]) -> np.ndarray:
     return codes
 
 
+def result(scores: dict[str, Any]) -> str:
+    """What scores.json says, in one line: macro F1 on the test records, else on validation."""
+    split = "test" if "test" in scores["splits"] else "val"
+    found = scores["splits"][split]["scores"]["macro_f1"]
+    mean, sd, seeds = found["mean"], found["sd"], len(scores["seeds"])
+    spread = "" if sd is None else f" +- {sd:.3f}"
+    name = "test" if split == "test" else "validation"
+    return f"{name} macro F1 {mean:.3f}{spread} over {seeds} seed{'s' if seeds != 1 else ''}"
+
+
 def _score_split(part: pd.DataFrame, classes: list[str], seeds: list[int], resamples: int) -> dict[str, Any]:
     metrics = metrics_for(classes)
     part = part.sort_values(["seed", "database", "record"], kind="stable")

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ecgray.errors import EcgrayError
-from ecgray.evaluation.scores import class_indices, score_predictions
+from ecgray.errors import EcgrayError, counted
+from ecgray.evaluation.scores import class_indices, result, score_predictions
 from ecgray.finetuning.config import FinetuneConfig
 from ecgray.finetuning.folder import read_config, seed_folder, write_json_atomically, write_parquet_atomically
 from ecgray.finetuning.labelled import open_labelled, refuse_overlap, refuse_unknown_labels
@@ -20,6 +20,7 @@ from ecgray.finetuning.pretrained import refuse_pretraining_records
 from ecgray.finetuning.seed_run import is_complete, predict, prediction_table
 from ecgray.finetuning.stored import read_environment, read_splits
 from ecgray.finetuning.tested import signals_hash
+from ecgray.progress import Progress, announce
 from ecgray.shards.partial import PARTIAL
 from ecgray.shards.storage import is_remote, list_files, resolve
 from ecgray.shards.working import written
@@ -34,7 +35,9 @@ FILES = ("scores.json", "predictions.parquet", "evaluation.json")
 
 
 @threads()
-def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequence[str] = ()) -> Path | str:
+def evaluate(
+    run: Path | str, data: Path | str, out: Path | str, labels: Sequence[str] = (), *, show_progress: bool = True
+) -> Path | str:
     """Predict the records of the shard set ``data`` with every finished seed of ``run``; returns ``out``.
 
     ``labels`` says what labels of ``data`` count as: AFIB=A, or AFIB= to leave its records out.
@@ -62,13 +65,21 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequenc
     archive = given.archive.in_order(description.leads)
     refuse_unknown_labels(labels, [given], description.classes)
     class_indices(given.records["label"], description.classes)
+    count, seeds = len(given.records), len(finished.seeds)
+    announce(
+        show_progress,
+        f"evaluate {place}: {counted(seeds, 'seed')} on {counted(count, 'record')} of "
+        f"{counted(given.records['patient'].nunique(), 'patient')}, on {best_device()}; writes to {out}",
+    )
     signals = prepare(archive, given.records["index"].to_numpy(np.int64), how)
     rows = np.arange(len(signals))
     parts = []
-    for seed, network in zip(finished.seeds, finished.networks, strict=True):
-        probability = predict(network, signals, rows, finished.config)
-        table = given.records.assign(seed=seed, split="test")
-        parts.append(prediction_table(table, probability, description.classes))
+    with Progress("evaluate", seeds * count, "record", show=show_progress) as progress:
+        for seed, network in zip(finished.seeds, finished.networks, strict=True):
+            probability = predict(network, signals, rows, finished.config, progress)
+            progress.base += count
+            table = given.records.assign(seed=seed, split="test")
+            parts.append(prediction_table(table, probability, description.classes))
     predictions = pd.concat(parts, ignore_index=True)
     details = {
         "run": place,
@@ -81,11 +92,13 @@ def evaluate(run: Path | str, data: Path | str, out: Path | str, labels: Sequenc
         "records_left_out": given.left_out,
         "pretraining_records_compared": compared,
     }
+    scores = score_predictions(predictions, description.classes)
     with written(out, *FILES) as folder:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(folder / "scores.json", score_predictions(predictions, description.classes))
+        write_json_atomically(folder / "scores.json", scores)
         write_parquet_atomically(folder / "predictions.parquet", predictions)
         write_json_atomically(folder / "evaluation.json", details | describe_environment())
+    announce(show_progress, f"done: {result(scores)}")
     return out
 
 

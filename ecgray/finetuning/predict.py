@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from ecgray.databases import notes
 from ecgray.databases.ecg_leads import find_lead
@@ -21,12 +20,13 @@ from ecgray.databases.record import RecordRefused, Reference
 from ecgray.databases.walk import record_of, walk
 from ecgray.databases.wfdb_files import read_record
 from ecgray.databases.wfdb_header import MAX_VALUES
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, counted
 from ecgray.finetuning.evaluate import finished_run, stored_preprocessing
 from ecgray.finetuning.labelled import listed
 from ecgray.finetuning.prepare import MOST_IN_GAPS, Preprocessing, at_rate, to_length
 from ecgray.finetuning.seed_run import predict as probabilities
 from ecgray.finetuning.stored import PROBABILITY
+from ecgray.progress import Progress, announce
 from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.leads import lead_order, same_lead
 from ecgray.shards.ledger import notes_of
@@ -35,6 +35,7 @@ from ecgray.shards.prepare import Target
 from ecgray.shards.prepare import prepare as checked
 from ecgray.shards.resample import LARGEST_TERM, resampling_ratio
 from ecgray.shards.storage import is_remote, resolve, size_of, write_bytes
+from ecgray.training.distributed import best_device
 from ecgray.training.threads import threads
 
 Signal = npt.NDArray[np.float32]
@@ -43,7 +44,14 @@ log = logging.getLogger(__name__)
 
 
 @threads()
-def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, lead: str | None = None) -> pd.DataFrame:
+def predict(
+    run: Path | str,
+    paths: Sequence[Path | str],
+    out: Path | str,
+    *,
+    lead: str | None = None,
+    show_progress: bool = True,
+) -> pd.DataFrame:
     """Write what the finished seeds of ``run`` say of the records at ``paths`` to ``out``, .csv or .parquet, whole or
     not at all; returns the table: record, start_s, end_s, predicted, probability_<class>..., refused.
 
@@ -77,6 +85,12 @@ def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, le
             "--lead."
         )
     sources, remarked = _sources(paths, description.leads, lead), dict[str, Mapping[str, str]]()
+    seeds = len(finished.seeds)
+    announce(
+        show_progress,
+        f"predict {counted(len(sources), 'record')} with {counted(seeds, 'seed')} of {finished.place}, on "
+        f"{best_device()}; writes to {out}",
+    )
     if isinstance(out, Path):
         out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -88,13 +102,14 @@ def predict(run: Path | str, paths: Sequence[Path | str], out: Path | str, *, le
     rows: list[dict[str, Any]] = []
     waiting: list[Signal] = []
     parts: list[Signal] = []
-    for row, window in _windows(sources, how, remarked):
-        rows.append(row)
-        if window is not None:
-            waiting.append(window)
-        if len(waiting) == 2 * finished.config.protocol.batch_size:
-            parts.append(mean(waiting))
-            waiting = []
+    with Progress("predict", len(sources), "record", show=show_progress) as progress:
+        for row, window in _windows(sources, how, remarked, progress):
+            rows.append(row)
+            if window is not None:
+                waiting.append(window)
+            if len(waiting) == 2 * finished.config.protocol.batch_size:
+                parts.append(mean(waiting))
+                waiting = []
     if waiting:
         parts.append(mean(waiting))
     table = _table(rows, parts, description.classes)
@@ -142,12 +157,16 @@ _Read = Callable[[], _Recording]
 
 
 def _windows(
-    sources: Sequence[tuple[str, _Read]], how: Preprocessing, remarked: dict[str, Mapping[str, str]]
+    sources: Sequence[tuple[str, _Read]],
+    how: Preprocessing,
+    remarked: dict[str, Mapping[str, str]],
+    progress: Progress,
 ) -> Iterator[tuple[dict[str, Any], Signal | None]]:
     """A row of the table and the network's input (leads, how.length_samples), or the reason in the row and None; the
     notes of each record go into ``remarked``."""
     length = how.length_samples
-    for name, read in tqdm(sources, desc="predict", unit="record", leave=False, disable=None):
+    for number, (name, read) in enumerate(sources):
+        progress.to(number)
         try:
             recording = read()
             signal = _at_rate(recording, how)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+import torch
 
 from ecgray.control_groups import memory_limit
-from ecgray.errors import EcgrayError
-from ecgray.evaluation.scores import class_indices, score_predictions
+from ecgray.errors import EcgrayError, counted
+from ecgray.evaluation.scores import class_indices, result, score_predictions
 from ecgray.finetuning.config import FinetuneConfig, FinetuneDataConfig
 from ecgray.finetuning.folder import open_folder, run_hash, seed_folder, write_json_atomically, write_parquet_atomically
 from ecgray.finetuning.labelled import LabelledSet, open_labelled, refuse_unknown_labels
@@ -38,9 +38,12 @@ from ecgray.finetuning.splits import COLUMNS, cap_records, class_names, make_spl
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks
+from ecgray.processor import has_fast_bf16
+from ecgray.progress import Progress, announce, duration
 from ecgray.shards.storage import join, resolve
 from ecgray.shards.working import pull
-from ecgray.training.model_folder import ModelDescription, check_batch
+from ecgray.training.distributed import best_device
+from ecgray.training.model_folder import ModelDescription, check_batch, json_lines
 from ecgray.training.run import RunFolder
 
 Work = Callable[[SeedJob, Signals], None]
@@ -54,6 +57,7 @@ def finetune(
     resume: bool = False,
     with_test: bool = True,
     most_cpus: float = math.inf,
+    show_progress: bool = True,
 ) -> Path | str:
     """Run all seeds and return the run folder ``out``, a path or a URL (its content: ``ecgray.finetuning.folder``).
 
@@ -99,11 +103,12 @@ def finetune(
             config_hash=run_hash(config, sources),
             manifest_hashes=tuple(sources["manifest_hashes"]),
         )
+        announce(show_progress, *_before(config, material, workers, run.place))
         jobs, pool = _jobs(config, run, splits, description, pretrained)
         training = [job for job in jobs if not is_chosen(job.folder)]
         if training:
             signals = prepare(labelled.archive, pool["index"].to_numpy(), how)
-            _run(choose_epoch, training, signals, workers, most_cpus, "training")
+            _train(training, signals, workers, most_cpus, show_progress)
             del signals
             _gather(run)
         opening = [job for job in jobs if not is_complete(job.folder)]
@@ -111,10 +116,11 @@ def finetune(
             rows = splits[(splits["split"] == "test") & (splits["seed"] == config.protocol.first_seed)]
             opened = test_set or labelled
             signals = prepare(opened.archive, rows["index"].to_numpy(np.int64), how)
-            _run(open_test, opening, signals, workers, most_cpus, "test")
+            _test(opening, signals, workers, most_cpus, show_progress)
             _gather(run)
-        collect([job.folder for job in jobs], run.path, classes)
+        scores = collect([job.folder for job in jobs], run.path, classes)
         run.publish(run.path / "predictions.parquet", run.path / "scores.json")
+        announce(show_progress, f"done: {result(scores)}")
         return run.place
 
 
@@ -276,14 +282,93 @@ def _jobs(
     return jobs, pool
 
 
-def _run(work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, most_cpus: float, what: str) -> None:
-    with tqdm(total=len(jobs), desc=what, unit="seed", disable=None) as bar:
-        if workers:
-            from ecgray.finetuning.ray_seeds import run_on_ray
+def _before(config: FinetuneConfig, material: Material, workers: int, place: Path | str) -> tuple[str, ...]:
+    """What is said before the first epoch: on what, of what, where."""
+    splits, protocol = material.splits, config.protocol
+    of_seed = splits[splits["seed"] == protocol.first_seed]["split"].value_counts()
+    patients = material.labelled.records["patient"].nunique()
+    network = Classifier(config.model.encoder(len(material.labelled.archive.leads)), len(material.classes))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    counts = ", ".join(f"{of_seed[part]:,} {word}" for part, word in _PARTS.items() if part in of_seed)
+    on = f"{counted(workers, 'worker')} of Ray" if workers else str(best_device())
+    on += f", {counted(torch.get_num_threads(), 'thread')}" if on == "cpu" else ""
+    return (
+        f"finetune {config.recipe}: {counted(material.records, 'record')} of {counted(patients, 'patient')}, "
+        f"{len(material.classes)} classes ({', '.join(material.classes)[:60]})",
+        f"{counted(protocol.seeds, 'seed')}, each with {counts}; at most {counted(protocol.epochs, 'epoch')} of "
+        f"{config.data.seconds:g} s at {config.data.fs:g} Hz",
+        f"{config.model.name} of {parameters:,} parameters, from "
+        + ("random weights" if config.pretrained is None else str(config.pretrained)),
+        f"on {on}; writes to {place}",
+    )
 
-            side_by_side = min(workers, jobs[0].config.protocol.seeds)
-            run_on_ray(work, jobs, signals, side_by_side, lambda job: bar.update(), most_cpus)
+
+_PARTS = {"train": "to train on", "val": "to validate", "test": "to test"}
+LONG_S = 600.0
+"""Finetuning on a CPU that takes longer is told what makes it shorter."""
+
+
+def _shorter(config: FinetuneConfig, records: int, left_s: float, epochs_per_s: float) -> str | None:
+    """How long it takes, and the words that make it shorter; None for what is short."""
+    if left_s < LONG_S:
+        return None
+    offers = {
+        "--seeds 3": config.protocol.seeds > 3,
+        "--protocol.epochs 20": config.protocol.epochs > 20,
+        "--data.seconds 20": config.data.seconds > 20,
+        "--model.width 16": config.pretrained is None and getattr(config.model, "width", 0) > 16,
+        "--precision bf16": config.precision == "fp32" and has_fast_bf16(),
+    }
+    words = [word for word, helps in offers.items() if helps]
+    return f"at most {duration(left_s)} on this CPU at {epochs_per_s * records:,.3g} records/s" + (
+        f"; shorter: {' or '.join(words)}" if words else ""
+    )
+
+
+def _train(jobs: Sequence[SeedJob], signals: Signals, workers: int, most_cpus: float, show: bool) -> None:
+    """All epochs of all seeds."""
+    epochs, seeds = jobs[0].config.protocol.epochs, len(jobs)
+    with Progress("finetune", seeds * epochs, "epoch", show=show) as progress:
+        if workers:
+            _on_ray(choose_epoch, jobs, signals, workers, most_cpus, lambda: _look(jobs, progress))
             return
-        for job in jobs:
-            work(job, signals)
-            bar.update()
+        if best_device().type == "cpu":
+            records = len(jobs[0].train)
+            progress.advise(lambda left, rate: _shorter(jobs[0].config, records, left, rate))
+        for number, job in enumerate(jobs):
+            progress.what, progress.base, progress.part = f"seed {number + 1} of {seeds}", number * epochs, epochs
+            choose_epoch(replace(job, progress=progress if show else None), signals)
+
+
+def _test(jobs: Sequence[SeedJob], signals: Signals, workers: int, most_cpus: float, show: bool) -> None:
+    with Progress("test", len(jobs), "seed", show=show) as progress:
+        if workers:
+            _on_ray(open_test, jobs, signals, workers, most_cpus, lambda: progress.to(sum(map(_is_tested, jobs))))
+            return
+        for number, job in enumerate(jobs):
+            progress.to(number)
+            open_test(job, signals)
+
+
+def _is_tested(job: SeedJob) -> bool:
+    return is_complete(job.folder)
+
+
+def _on_ray(
+    work: Work, jobs: Sequence[SeedJob], signals: Signals, workers: int, most_cpus: float, look: Callable[[], None]
+) -> None:
+    from ecgray.finetuning.ray_seeds import run_on_ray
+
+    run_on_ray(work, jobs, signals, min(workers, jobs[0].config.protocol.seeds), look, most_cpus)
+
+
+def _look(jobs: Sequence[SeedJob], progress: Progress) -> None:
+    """How far seeds are that run elsewhere, by what they have written into the folder of the run."""
+    epochs, done, best = jobs[0].config.protocol.epochs, 0, 0.0
+    for job in jobs:
+        file = job.folder / "metrics.jsonl"
+        rows = json_lines(file.read_bytes()) if file.is_file() else []
+        done += epochs if is_chosen(job.folder) else len(rows)
+        best = max([best, *(row.get("val_macro_f1", 0.0) for row in rows)])
+    progress.say(best=f"best F1 {best:.3f}" if best else "")
+    progress.to(done)

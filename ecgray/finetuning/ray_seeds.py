@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,8 @@ CANCEL_S = 10.0
 """How long seeds that are told to end may take."""
 MAX_RETRIES = 3
 """How often a seed whose worker died is started again."""
+SHOW_EVERY_S = 1.0
+"""How often it is looked how far they are."""
 LOOK_EVERY_S = 60.0
 """How often it is looked whether there is a node for the seeds that wait."""
 
@@ -30,20 +33,21 @@ def run_on_ray(
     jobs: Sequence[SeedJob],
     signals: Signals,
     workers: int,
-    done: Callable[[SeedJob], None],
+    look: Callable[[], None],
     most_cpus: float = math.inf,
 ) -> None:
     """``work(job, signals)`` for every job, ``workers`` of them at a time, each with its share of a node's CPUs (at
     most ``most_cpus``) and GPUs.
 
     The signals go into the object store once and are mapped, not copied, by the workers of a node. A worker that dies
-    is started again, up to ``MAX_RETRIES`` times, and goes on from its seed's last epoch. ``done(job)`` after each.
+    is started again, up to ``MAX_RETRIES`` times, and goes on from its seed's last epoch. ``look()`` again and again.
 
     Raises EcgrayError when no node has room for a worker, one met what the user can mend, or one was lost too often.
     """
     import ray
 
     running: dict[ray.ObjectRef, SeedJob] = {}
+    told = time.monotonic()
     with connected(quiet=True):
         try:
             cpus, gpus = _room(workers, most_cpus)
@@ -56,12 +60,17 @@ def run_on_ray(
                 while waiting and len(running) < workers:
                     job = replace(waiting.pop(), threads=max(1, int(cpus)))
                     running[task.remote(job, stored)] = job
-                ready, _ = ray.wait(list(running), timeout=LOOK_EVERY_S)
-                if not ready and not places(free_nodes(), cpus, gpus):
-                    log.warning("Waiting for a node with %g CPUs and %g GPUs free.", cpus, gpus)
+                ready, _ = ray.wait(list(running), timeout=SHOW_EVERY_S)
+                if ready:
+                    told = time.monotonic()
+                elif time.monotonic() - told >= LOOK_EVERY_S:
+                    told = time.monotonic()
+                    if not places(free_nodes(), cpus, gpus):
+                        log.warning("Waiting for a node with %g CPUs and %g GPUs free.", cpus, gpus)
                 for reference in ready:
                     ray.get(reference)
-                    done(running.pop(reference))
+                    running.pop(reference)
+                look()
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, (EcgrayError, OSError)) else error) from None
         except ray.exceptions.RayError as error:

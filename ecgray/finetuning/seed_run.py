@@ -18,7 +18,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ecgray.errors import EcgrayError
 from ecgray.evaluation.metrics import confusion, macro_f1
@@ -33,6 +32,7 @@ from ecgray.finetuning.seed_state import History, load_state, save_state
 from ecgray.finetuning.stored import read_predictions
 from ecgray.models.classifier import Classifier
 from ecgray.models.transfer import freeze_blocks, load_encoder
+from ecgray.progress import Progress
 from ecgray.shards.storage import join, remove
 from ecgray.shards.working import push, renew, working_folder
 from ecgray.training.distributed import best_device
@@ -55,6 +55,8 @@ Signals = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 STATE, CHOSEN, PREDICTIONS, COMPLETE = "training.safetensors", "chosen.json", "predictions.parquet", "complete"
+_TRAINING_SHARE = 0.99
+"""Of an epoch, as far as its progress goes; the rest is validation."""
 PUBLISH_S = 60.0
 """How often the state of a seed goes to the run's URL: what a lost machine can cost."""
 
@@ -66,7 +68,7 @@ class SeedJob:
     splits: this seed's rows of splits.parquet; train, val: rows (n,) of the pool's signals with class indices
     ``train_labels``, ``val_labels``; pretrained: folder (or URL) of the pretrained network, None for random weights;
     url: where ``folder`` is published, None if it is not; threads: per worker, None: torch's choice,
-    within the cores that the process may use.
+    within the cores that the process may use; progress: in epochs, where it is shown by the process that does the work.
     """
 
     config: FinetuneConfig
@@ -81,6 +83,7 @@ class SeedJob:
     pretrained: Path | str | None
     url: str | None = None
     threads: int | None = None
+    progress: Progress | None = None
 
 
 def is_chosen(folder: Path) -> bool:
@@ -161,8 +164,10 @@ def initial_network(job: SeedJob) -> nn.Module:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, signals: Signals, rows: Indices, config: FinetuneConfig) -> npt.NDArray[np.float32]:
-    """(len(rows), classes) probabilities in eval mode; the network's mode is put back."""
+def predict(
+    network: nn.Module, signals: Signals, rows: Indices, config: FinetuneConfig, progress: Progress | None = None
+) -> npt.NDArray[np.float32]:
+    """(len(rows), classes) probabilities in eval mode; the network's mode is put back. ``progress``: in rows."""
     device = next(network.parameters()).device
     training = network.training
     network.eval()
@@ -172,6 +177,8 @@ def predict(network: nn.Module, signals: Signals, rows: Indices, config: Finetun
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = network(batch)
         parts.append(logits.float().softmax(1).cpu().numpy())
+        if progress is not None:
+            progress.to(min(first + 2 * config.protocol.batch_size, len(rows)))
     network.train(training)
     return np.concatenate(parts)
 
@@ -194,16 +201,16 @@ class SeedTraining:
         self._job, self._signals, self._device = job, signals, best_device()
         self._history = History()
         self._best: dict[str, Tensor] = {}
+        self._progress = job.progress
         self._published = time.monotonic()
 
     def run(self) -> None:
         protocol = self._job.config.protocol
-        with (
-            threads(self._job.threads),
-            tqdm(total=protocol.epochs, desc=f"seed {self._job.seed}", unit="epoch", leave=False, disable=None) as bar,
-        ):
+        with threads(self._job.threads):
             self._start()
-            bar.update(self._history.epoch)
+            if self._progress is not None and self._history.epoch:
+                self._progress.skip(self._history.epoch)
+            self._show()
             while not self._finished():
                 self._epoch()
                 best = self._best if self._history.best_epoch != self._history.epoch else {}
@@ -213,9 +220,25 @@ class SeedTraining:
                 if time.monotonic() - self._published >= PUBLISH_S:
                     _publish(self._job, STATE)
                     self._published = time.monotonic()
-                bar.set_postfix(self._history.epochs[-1], refresh=False)
-                bar.update()
+                self._show()
+            if self._progress is not None:
+                self._progress.skip(protocol.epochs - self._history.epoch)
             self._choose()
+
+    def _show(self, seen: int = 0, loss_sum: Tensor | None = None) -> None:
+        """Where the seed is: its epochs, and the records ``seen`` in the next one, whose loss is told where a look at
+        it does not make a device wait."""
+        progress, history = self._progress, self._history
+        if progress is None:
+            return
+        if progress.due():
+            best = f"best F1 {history.best_score:.3f} (epoch {history.best_epoch})" if history.best_epoch else ""
+            progress.say(best=best)
+            if loss_sum is not None and self._device.type == "cpu":
+                progress.say(loss=f"loss {loss_sum.item() / seen:.3f}")
+            elif history.epochs:
+                progress.say(loss=f"loss {history.epochs[-1]['train_loss']:.3f}")
+        progress.to(history.epoch + seen / len(self._job.train) * _TRAINING_SHARE)
 
     def _start(self) -> None:
         job = self._job
@@ -283,6 +306,7 @@ class SeedTraining:
             self._optimiser.step()
             loss_sum += losses.detach().sum()
             correct += (logits.detach().argmax(1) == target).sum()
+            self._show(min(first + size, len(order)), loss_sum)
         return float(loss_sum), int(correct)
 
     def _choose(self) -> None:

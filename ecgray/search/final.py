@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from ecgray.search.trial import TrialSetting
 
 
-def run_final(space: Space, setting: TrialSetting, study: Study, *, workers: int) -> None:
+def run_final(space: Space, setting: TrialSetting, study: Study, *, workers: int, show_progress: bool = True) -> None:
     """Finetune ``final_seeds`` seeds and open their test: of the winner (highest score on validation), of the same
     network from random weights ("none"), and of the paper's best settings where that trial came to its end ("paper").
 
     Raises EcgrayError when no trial came to its end.
     """
-    trials = complete_trials(study)
-    if not trials:
+    winner = best_trial(study)
+    if winner is None:
         errors = [str(trial.user_attrs["error"]) for trial in study.trials if "error" in trial.user_attrs]
         raise EcgrayError(
             f"A sweep must have a trial that came to its end, got none of {len(study.trials)}; "
             f"the first error was: {(errors or ['none'])[0]}."
         )
-    winner = max(trials, key=lambda trial: (trial.values[0], -trial.number))
+    trials = complete_trials(study)
     paper = next((trial for trial in trials if space.paper and _is_point(trial, space.paper[0])), None)
     chosen: dict[str, int] = {"winner": winner.number, "none": winner.number}
     if paper is not None and paper.number != winner.number:
@@ -45,7 +45,18 @@ def run_final(space: Space, setting: TrialSetting, study: Study, *, workers: int
         config = setting.config.of_trial(params_of(space, study.trials[number]))
         pretrained = None if name == "none" else str(pretraining_of(config, setting).run)
         asked = config.final(pretrained)
-        finetune(asked, setting.sweep.final / name, workers=min(workers, asked.protocol.seeds), resume=True)
+        finetune(
+            asked,
+            setting.sweep.final / name,
+            workers=min(workers, asked.protocol.seeds),
+            resume=True,
+            show_progress=show_progress,
+        )
+
+
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The trial with the highest score on validation, the first of several; None where none came to its end."""
+    return max(complete_trials(study), key=lambda trial: (trial.values[0], -trial.number), default=None)
 
 
 def complete_trials(study: Study) -> list[FrozenTrial]:

@@ -93,6 +93,7 @@ class SharedPretraining:
                 workers=seeds_side_by_side(self._devices, 1),
                 resume=True,
                 with_test=False,
+                show_progress=False,
                 most_cpus=self._devices.most_cpus,
             )
             self._note("probe", steps, began)

@@ -137,6 +137,12 @@ class StudySearch(OptunaSearch):
         """Trials that are still to be finished."""
         return max(0, self._search.trials - len(self.study.get_trials(deepcopy=False, states=FINISHED)))
 
+    def going(self) -> tuple[int, list[int]]:
+        """(how many trials this process has seen ending, the numbers of those that it runs); the storage is not asked,
+        so that another thread may do so."""
+        ended = set(self._completed_trials)
+        return len(ended), sorted(trial.number for name, trial in list(self._ot_trials.items()) if name not in ended)
+
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune would keep it on disk, with the database's URL and its password."""
         return {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,20 +12,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from tqdm import tqdm
-
 from ecgray.cluster import connected
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, counted
 from ecgray.finetuning.pretrained import not_yet_trained
 from ecgray.finetuning.protocol import examine
+from ecgray.progress import Progress, announce
 from ecgray.sampling.plan import make_plan
 from ecgray.sampling.ray_nodes import Node
 from ecgray.search.config import SweepConfig
-from ecgray.search.final import run_final
+from ecgray.search.final import best_trial, run_final
 from ecgray.search.folder import SweepFolder, open_sweep
 from ecgray.search.shared import Devices
 from ecgray.search.space import Space
 from ecgray.search.trial import RESULT, TrialSetting, run_trial
+from ecgray.search.watching import watched
 from ecgray.shards.archive import open_archive
 from ecgray.shards.storage import is_remote, resolve
 from ecgray.training.room import LEAST_CPUS, ask_for, may_grow, places, share, wait_for, whole
@@ -120,6 +119,7 @@ def sweep(
     storage: str = "sqlite",
     mlflow: str | None = None,
     resume: bool = False,
+    show_progress: bool = True,
 ) -> Path:
     """Run the trials of ``config.search`` over ``space`` into the folder ``out`` (see ``ecgray.search.folder``) and
     return it. ``storage``: see ``ecgray.search.study.open_storage``; it is given again with ``resume``, which
@@ -160,28 +160,60 @@ def sweep(
             concurrent, reserved, devices = (resources or Resources()).wait(config.search.trials)
             begin()
             setting = TrialSetting(sweep=folder, config=config, hashes=hashes["pretrain"], devices=devices)
-            with tqdm(total=config.search.trials, unit="trial", disable=None) as bar:
+            announce(show_progress, *_before(config, concurrent, devices, folder.path))
+            with Progress("sweep", config.search.trials, "trial", show=show_progress) as progress:
 
                 def finished(trial: FrozenTrial) -> None:
-                    _show(bar, trial)
+                    _show(progress, trial)
+                    if (best := best_trial(searcher.study)) is not None:
+                        progress.say(best=f"best F1 {best.values[0]:.3f} (trial {best.number})")
                     if shown:
                         shown.tell(trial)
 
                 searcher = StudySearch(space, config.search, opened, study_name, folder, finished)
-                bar.update(config.search.trials - searcher.left)
+                progress.to(config.search.trials - searcher.left)
                 if shown:
                     for trial in searcher.study.get_trials(states=FINISHED):
                         shown.tell(trial)
                 if searcher.left:
-                    _run(searcher, setting, concurrent, reserved)
+                    with watched(progress, folder, config, searcher.going):
+                        _run(searcher, setting, concurrent, reserved)
             if searcher.left:
                 raise EcgrayError(
                     f"The sweep was stopped with {searcher.left} of {config.search.trials} trials to go; "
                     "go on with --resume."
                 )
             if config.search.final_seeds:
-                run_final(space, setting, searcher.study, workers=max(concurrent, devices.workers))
+                run_final(
+                    space,
+                    setting,
+                    searcher.study,
+                    workers=max(concurrent, devices.workers),
+                    show_progress=show_progress,
+                )
+            announce(show_progress, _after(searcher.study))
         return folder.path
+
+
+def _before(config: SweepConfig, concurrent: int, devices: Devices, place: Path) -> tuple[str, ...]:
+    """What is said before the first trial."""
+    search, workers = config.search, devices.workers
+    each = f"{workers} workers of Ray" if workers > 1 else counted(devices.threads, "thread")
+    stops = f"judged after {', '.join(f'{rung:,}' for rung in config.rungs)}" if config.rungs else "none stopped early"
+    return (
+        f"sweep {config.space}: {counted(search.trials, 'trial')}, up to {concurrent} at a time with {each} each",
+        f"each: {config.steps:,} pretraining steps ({stops}), then {counted(search.seeds, 'seed')} of at most "
+        f"{counted(config.finetuning('').protocol.epochs, 'epoch')}",
+        f"pretrains on {', '.join(config.pretrain.data.shards)}; finetunes on {config.finetune.data.shards}; writes to "
+        f"{place}",
+    )
+
+
+def _after(study: Study) -> str:
+    best = best_trial(study)
+    if best is None:
+        return "done: no trial came to its end"
+    return f"done: trial {best.number} is the best of {len(study.trials)}, macro F1 {best.values[0]:.3f} on validation"
 
 
 def _resolved(config: SweepConfig) -> tuple[SweepConfig, dict[str, list[str]]]:
@@ -280,12 +312,11 @@ def _halving(study: Study, config: SweepConfig, sweep: SweepFolder) -> Any:
     return scheduler
 
 
-def _show(bar: Any, trial: FrozenTrial) -> None:
+def _show(progress: Progress, trial: FrozenTrial) -> None:
     from ecgray.search.study import probes_of
 
     said = trial.user_attrs.get("error", f"after {max(probes_of(trial), default=0)} steps")
     if trial.state.name == "COMPLETE":
         said = f"macro F1 {trial.values[0]:.3f}"
     params = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in trial.params.items())
-    bar.write(f"trial {trial.number}: {trial.state.name.lower()}, {said} ({params})", file=sys.stderr)
-    bar.update()
+    progress.note(f"trial {trial.number}: {trial.state.name.lower()}, {said} ({params})")

@@ -95,6 +95,7 @@ def _results(number: int, params: dict[str, Any], setting: TrialSetting) -> Iter
         workers=seeds_side_by_side(devices, asked.protocol.seeds),
         resume=True,
         with_test=False,
+        show_progress=False,
         most_cpus=devices.most_cpus,
     )
     seconds = time.monotonic() - began

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from tqdm import tqdm
-
+from ecgray import progress
 from ecgray.errors import plain
 from ecgray.shards.manifest import Manifest
 
@@ -20,28 +20,30 @@ _WHY = 3
 
 
 class Progress:
-    """A bar with records/s and MB/s of int16 signal."""
+    """Records that are read, MB/s of int16 signal, and how many were refused."""
 
     def __init__(self, records: int, show: bool) -> None:
-        self._bar = tqdm(total=records, unit=" records", desc="ingest", disable=not show, mininterval=0.5)
-        self._mb = 0.0
-        self._refused = 0
+        self._shown = progress.Progress("ingest", records, "record", show=show)
+        self._records, self._mb, self._refused = 0, 0.0, 0
+        self._began = time.monotonic()
 
     def __enter__(self) -> Progress:
+        self._shown.to(0)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self._shown.close()
 
     def record(self, size: int, refused: bool) -> None:
         self.add(int(not refused), size, int(refused))
 
     def add(self, records: int, size: int, refused: int) -> None:
+        self._records += records + refused
         self._mb += size / 1e6
         self._refused += refused
-        elapsed = max(self._bar.format_dict["elapsed"], 1e-3) if not self._bar.disable else 1.0
-        self._bar.set_postfix_str(f"{self._mb / elapsed:.0f} MB/s, {self._refused} refused", refresh=False)
-        self._bar.update(records + refused)
+        elapsed = max(time.monotonic() - self._began, 1e-3)
+        self._shown.say(refused=f"{self._refused} refused", speed=f"{self._mb / elapsed:.0f} MB/s")
+        self._shown.to(self._records)
 
 
 def outcome(manifest: Manifest, refused: Sequence[tuple[str, str]]) -> str:

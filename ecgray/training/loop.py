@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ecgray.errors import EcgrayError
+from ecgray.progress import Progress
 from ecgray.sampling.plan import Plan
 from ecgray.sampling.stream import Batch, open_stream
 from ecgray.shards.archive import Archive
@@ -106,11 +107,11 @@ class Training:
         stop: StopRequest,
         report: Report | None = None,
         publish: Publish | None = None,
-        show_progress: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         self._config, self._run, self._archive, self._plan = config, run, archive, plan
         self._distributed, self._backend, self._stop, self._report = distributed, backend, stop, report
-        self._publish, self._show_progress = publish, show_progress
+        self._publish, self._progress = publish, progress
         self.last_step = last_step_of(config, plan)
         task, leads = config.task, len(archive.leads)
         self._classes = _classes_of(task)
@@ -178,6 +179,7 @@ class Training:
             if self._distributed.first:
                 log.info("Going on from %s.", self._place_of(chosen))
         if self._distributed.first:
+            self._say_best()
             self._run.point_best(self.state.best_step)
             unmark_newer(root, chosen)
             if url is not None:
@@ -213,10 +215,7 @@ class Training:
             stack.callback(getattr(stream, "close", lambda: None))
             if distributed.first:
                 validated = not self.state.validation_due
-                self._watch = Watch(
-                    self._run, first, self.last_step, validated=validated, show_progress=self._show_progress
-                )
-                stack.callback(self._watch.close)
+                self._watch = Watch(self._run, first, validated=validated, progress=self._progress)
                 if first == 0 and self._histogram is not None:
                     self._watch.add("labels", 0, {"histogram": self._histogram.named})
             try:
@@ -256,7 +255,7 @@ class Training:
             while len(pending) > (0 if validates or saves or stopping else lag):
                 stopping |= self._take(pending.popleft())
             if self._watch is not None:
-                self._watch.stepped()
+                self._watch.stepped(done, self.state.loss / self.state.counted if self.state.counted else None)
             if validates or saves or stopping:
                 self._refuse_nonfinite()
             if validates:
@@ -393,7 +392,12 @@ class Training:
         if self.state.best_accuracy is not None and result.accuracy <= self.state.best_accuracy:
             return False
         self.state.best_step, self.state.best_accuracy = self.state.step, result.accuracy
+        self._say_best()
         return True
+
+    def _say_best(self) -> None:
+        if self._progress is not None and self.state.best_accuracy is not None:
+            self._progress.say(best=f"best {self.state.best_accuracy:.3f} (step {self.state.best_step})")
 
     def _save(self) -> None:
         root, state, distributed = self._run.checkpoints, self.state, self._distributed

@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 
-from ecgray.errors import EcgrayError, unknown
-from ecgray.processor import cores
+from ecgray.errors import EcgrayError, counted, unknown
+from ecgray.processor import cores, has_fast_bf16
+from ecgray.progress import Progress, announce, duration
 from ecgray.sampling.plan import Plan, make_plan
 from ecgray.sampling.stream import BACKENDS
 from ecgray.shards.amplitudes import far_off, warning
@@ -23,6 +24,7 @@ from ecgray.training.distributed import Distributed, best_device
 from ecgray.training.labels import FRAMES, label_histogram
 from ecgray.training.loop import Training, last_step_of, network_of
 from ecgray.training.model_folder import check_batch
+from ecgray.training.published import newest_step
 from ecgray.training.run import open_run
 from ecgray.training.stopping import StopRequest, stop_on_signals
 from ecgray.training.threads import threads
@@ -76,18 +78,68 @@ def pretrain(
         log.warning("%s", warning(found, len(archive), " ".join(shards)))
     hashes = [manifest.hash for manifest in archive.manifests]
     steps = last_step_of(config, plan)
-    with open_run(out, config, hashes, resume=resume, workers=workers, steps=steps) as run:
+    with (
+        open_run(out, config, hashes, resume=resume, workers=workers, steps=steps, newest=newest_step) as run,
+        Progress("pretrain", steps, "step", show=show_progress) as progress,
+    ):
         if most:
             from ecgray.training.ray_train import OnCluster, train_on_ray
 
             where = OnCluster((fewest, most), backend, device, most_cpus, patient)
-            train_on_ray(config, run, where, show_progress=show_progress)
-            return run.place
-        stop = StopRequest()
-        with threads(config.training.threads or cores()), stop_on_signals(stop):
-            alone = Distributed(device=_device(device))
-            Training(config, run, archive, plan, alone, backend=backend, stop=stop, show_progress=show_progress).go()
+            on = f"{counted(most, 'worker')} of Ray" if fewest == most else f"{fewest} to {most} workers of Ray"
+            announce(show_progress, *_before(config, archive, plan, steps, on, run.place))
+            train_on_ray(config, run, where, progress=progress if show_progress else None)
+        else:
+            stop, count = StopRequest(), config.training.threads or cores()
+            with threads(count), stop_on_signals(stop):
+                alone = Distributed(device=_device(device))
+                on = f"{alone.device}, {counted(count, 'thread')}" if alone.device.type == "cpu" else f"{alone.device}"
+                announce(show_progress, *_before(config, archive, plan, steps, on, run.place))
+                if alone.device.type == "cpu":
+                    progress.advise(lambda left, rate: _shorter(config, left, rate))
+                shown = progress if show_progress else None
+                Training(config, run, archive, plan, alone, backend=backend, stop=stop, progress=shown).go()
+        progress.close()
+        announce(
+            show_progress, f"done: {steps:,} steps; accuracy on validation: {progress.fields.get('best', 'none yet')}"
+        )
         return run.place
+
+
+def _before(
+    config: PretrainConfig, archive: Archive, plan: Plan, steps: int, on: str, place: Path | str
+) -> tuple[str, ...]:
+    """What is said before the first step: on what, of what, where."""
+    patients, held_out = len(plan.train_patients) + len(plan.val_patients), len(plan.val_patients)
+    leads, task = len(archive.leads), config.task
+    parameters = sum(parameter.numel() for parameter in network_of(config, leads).parameters())
+    hours = f"{float((archive.samples / archive.fs).sum()) / 3600:,.3g}"
+    return (
+        f"pretrain {config.recipe}: {counted(len(archive), 'record')} of {counted(patients, 'patient')}, {hours} h at "
+        f"{archive.fs:g} Hz; {counted(held_out, 'patient')} to validate",
+        f"task {task.name}{f' ({len(task.classes)} classes)' if task.classes else ''}, frames of "
+        f"{config.sampling.frame_size:,} samples, {counted(leads, 'lead')}; "
+        f"{config.model.name} of {parameters:,} parameters",
+        f"{steps:,} steps of {config.training.batch_size} frames on {on}; writes to {place}",
+    )
+
+
+LONG_S = 600.0
+"""A run on a CPU that takes longer is told what makes it shorter."""
+
+
+def _shorter(config: PretrainConfig, left_s: float, steps_per_s: float) -> str | None:
+    """How long it takes, and the words that make it shorter; None for a short one."""
+    if left_s < LONG_S:
+        return None
+    width, steps = getattr(config.model, "width", 0), config.training.steps
+    words = ["--model.width 16"] if width > 16 else []
+    words += ["--training.steps 2000"] if steps is None or steps > 2000 else []
+    if config.training.precision == "fp32" and has_fast_bf16():
+        words.append("--training.precision bf16")
+    return f"about {duration(left_s)} on this CPU at {steps_per_s * config.training.batch_size:,.3g} frames/s" + (
+        f"; shorter: {' or '.join(words)}" if words else ""
+    )
 
 
 def _device(asked: Literal["cpu", "cuda"] | None) -> torch.device:

@@ -25,6 +25,7 @@ from ecgray.training.checkpoint import (
     complete_checkpoint,
     fault_of,
     fingerprint,
+    newest_checkpoint,
     rank_file,
     step_folder,
 )
@@ -105,6 +106,14 @@ def newest_published(url: str) -> int | None:
                 return step
         log.warning("%s is not whole; taking the checkpoint before.", join(url, FOLDER, _name(step)))
     return None
+
+
+def newest_step(run: RunFolder) -> int:
+    """The step of the newest whole checkpoint of a run, where it is published or in its folder; 0 where it has none."""
+    if run.url is not None:
+        return newest_published(run.url) or 0
+    newest = newest_checkpoint(run.checkpoints)
+    return 0 if newest is None else int(newest.name.removeprefix("step-"))
 
 
 def fetch_checkpoint(url: str, step: int, folder: Path) -> Path:

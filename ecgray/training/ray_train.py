@@ -22,22 +22,21 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from ecgray.cluster import connected
 from ecgray.config import to_dict
 from ecgray.errors import EcgrayError
+from ecgray.progress import Progress
 from ecgray.sampling.ray_nodes import Node, free_nodes, placement_groups
 from ecgray.shards.storage import filesystem_of, join, remove
-from ecgray.training.checkpoint import newest_checkpoint, step_folder
+from ecgray.training.checkpoint import step_folder
 from ecgray.training.config import PretrainConfig
-from ecgray.training.messages import ENDED, STOP, Messages
-from ecgray.training.published import newest_published
+from ecgray.training.messages import ENDED, STOP, Hearing, Messages
+from ecgray.training.published import newest_step
 from ecgray.training.room import Room, ask_for, await_release, groups_of_others, room_for, to_ask_for, wait_for
 from ecgray.training.run import RunFolder
 from ecgray.training.stopping import RunStopped, StopRequest, stop_on_signals
-from ecgray.training.watching import progress_bar, show_metrics
 
 MAX_FAILURES = 5
 """How often workers may be lost without a new checkpoint in between."""
@@ -65,7 +64,7 @@ class OnCluster:
         return room_for(nodes, self.workers, self.backend, self.device, self.most_cpus)
 
 
-def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, show_progress: bool = False) -> None:
+def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, progress: Progress | None = None) -> None:
     """Train ``config`` into ``run`` on the cluster that this process is connected to, the one that RAY_ADDRESS names,
     or a new one on this machine.
 
@@ -76,25 +75,24 @@ def train_on_ray(config: PretrainConfig, run: RunFolder, where: OnCluster, *, sh
     stop = StopRequest()
 
     with connected(), stop_on_signals(stop):
-        bar = progress_bar(0, config.training.steps) if show_progress else None
         try:
-            _starts(config, run, where, stop, bar)
+            _starts(config, run, where, stop, progress)
         finally:
-            if bar is not None:
-                bar.close()
             ask_for([])
             shutil.rmtree(run.path / "ray", ignore_errors=True)
     if run.url is not None:
         remove(join(run.url, "ray"))
 
 
-def _starts(config: PretrainConfig, run: RunFolder, where: OnCluster, stop: StopRequest, bar: Any) -> None:
+def _starts(
+    config: PretrainConfig, run: RunFolder, where: OnCluster, stop: StopRequest, progress: Progress | None
+) -> None:
     """One start after another until the run ends."""
     failures, reached = 0, _newest(run)
     patient = where.patient
     while True:
         room = _wait_for_room(run, where, stop, patient)
-        ended, failure = _start(config, run, where, room, stop, bar)
+        ended, failure = _start(config, run, where, room, stop, progress)
         if ended is not None and not ended["stopped"]:
             raise EcgrayError(ended["message"])
         if stop.signal_name is not None and (ended is not None or failure is not None):
@@ -117,7 +115,12 @@ def _starts(config: PretrainConfig, run: RunFolder, where: OnCluster, stop: Stop
 
 
 def _start(
-    config: PretrainConfig, run: RunFolder, where: OnCluster, room: Room, stop: StopRequest, bar: Any
+    config: PretrainConfig,
+    run: RunFolder,
+    where: OnCluster,
+    room: Room,
+    stop: StopRequest,
+    progress: Progress | None,
 ) -> tuple[dict[str, Any] | None, Exception | None]:
     """Workers from the newest checkpoint on, once: (how they say that they ended, unless with the run; what failed)."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -129,7 +132,7 @@ def _start(
     messages = Messages(start)
     gpu = "GPU" in room.resources
     settings = {"config": to_dict(config), "run": str(run.place), "lock": run.lock}
-    settings |= {"backend": where.backend, "start": start}
+    settings |= {"backend": where.backend, "start": start, "shown": progress is not None}
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,
@@ -157,7 +160,8 @@ def _start(
             failures.append(error)
 
     before = set(placement_groups())
-    seen, larger, next_look, told = _size(run.metrics), 0, time.monotonic() + LOOK_EVERY_S, False
+    larger, next_look, told = 0, time.monotonic() + LOOK_EVERY_S, False
+    hearing = None if progress is None else Hearing(messages, progress)
     thread = threading.Thread(target=fit, name="ecgray-fit", daemon=True)
     began = time.monotonic()
     thread.start()
@@ -166,11 +170,8 @@ def _start(
         if stop.signal_name is not None and not told:
             messages.put(STOP, stop.signal_name)
             told = True
-        if bar is not None and _size(run.metrics) != seen:
-            for line in run.read_metrics(min(seen, _size(run.metrics))):
-                show_metrics(bar, line["kind"], line["step"], line)
-                bar.update(max(0, line["step"] - bar.n))
-            seen = _size(run.metrics)
+        if hearing is not None:
+            hearing.look()
         if room.workers < where.workers[1] and time.monotonic() >= next_look and stop.signal_name is None:
             next_look = time.monotonic() + LOOK_EVERY_S
             others = groups_of_others(room, before)
@@ -182,6 +183,8 @@ def _start(
                 log.info("The cluster holds %d workers now.", found.workers if found else 0)
                 messages.put(STOP, "a larger cluster")
     await_release(room, before)
+    if hearing is not None:
+        hearing.look()
     ended = messages.get(ENDED)
     messages.forget()
     return (None if ended is None else json.loads(ended)), (failures[0] if failures else None)
@@ -217,11 +220,8 @@ def _wait_for_room(run: RunFolder, where: OnCluster, stop: StopRequest, patient:
 
 
 def _newest(run: RunFolder) -> str | None:
-    if run.url is not None:
-        step = newest_published(run.url)
-        return None if step is None else step_folder(run.checkpoints, step).name
-    newest = newest_checkpoint(run.checkpoints)
-    return newest.name if newest is not None else None
+    step = newest_step(run)
+    return step_folder(run.checkpoints, step).name if step else None
 
 
 def _stopped(run: RunFolder, stop: StopRequest) -> str:
@@ -229,7 +229,3 @@ def _stopped(run: RunFolder, stop: StopRequest) -> str:
         f"The run was stopped by {stop.signal_name} while it had no workers, and {_newest(run) or 'no checkpoint'} is "
         "its newest checkpoint; go on with --resume."
     )
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0

@@ -29,8 +29,8 @@ from ecgray.shards.storage import is_remote
 from ecgray.shards.working import working_folder
 from ecgray.training.config import PretrainConfig
 from ecgray.training.distributed import Distributed, best_device
-from ecgray.training.loop import Training
-from ecgray.training.messages import ENDED, STOP, Messages
+from ecgray.training.loop import Training, last_step_of
+from ecgray.training.messages import ENDED, STOP, Messages, Told
 from ecgray.training.ray_metrics import RayMetrics
 from ecgray.training.run import HANDOVER_S, RunFolder, disk_refused, locked
 from ecgray.training.stopping import RunEnded, RunStopped, StopRequest
@@ -69,17 +69,23 @@ def work(settings: dict[str, Any]) -> None:
         with lock, threads(share):
             archive = open_archive(config.data.shards)
             plan = make_plan(archive, config.sampling, config.task, config.training.batch_size)
-            Training(
-                config,
-                run,
-                archive,
-                plan,
-                Distributed(rank, size, device),
-                backend=settings["backend"],
-                stop=StopRequest(asked),
-                report=ray.train.report,
-                publish=RayMetrics(run.path, rank).publish,
-            ).go()
+            progress = Told(messages, last_step_of(config, plan)) if rank == 0 and settings["shown"] else None
+            try:
+                Training(
+                    config,
+                    run,
+                    archive,
+                    plan,
+                    Distributed(rank, size, device),
+                    backend=settings["backend"],
+                    stop=StopRequest(asked),
+                    report=ray.train.report,
+                    publish=RayMetrics(run.path, rank).publish,
+                    progress=progress,
+                ).go()
+            finally:
+                if progress is not None:
+                    progress.draw()  # the last word
         if run.url is not None and not run.config.exists():  # the driver, elsewhere, cannot clear up here
             shutil.rmtree(run.path, ignore_errors=True)
     except (ConnectionError, TimeoutError, Passing):

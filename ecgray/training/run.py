@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -201,11 +201,13 @@ def open_run(
     resume: bool,
     workers: int | tuple[int, int],
     steps: int,
+    newest: Callable[[RunFolder], int] = lambda run: 0,
 ) -> Iterator[RunFolder]:
     """The run folder ``out`` (a path or a URL), locked while in use, with config and environment written.
 
     A folder that holds anything is refused without ``resume``; with it, the config must be the one that the run was
-    started with, apart from the number of steps. The lock dies with this process.
+    started with, apart from the number of steps, which are no fewer than the ``newest`` checkpoint has. The lock dies
+    with this process.
     """
     with contextlib.ExitStack() as stack:
         if is_remote(out):
@@ -229,6 +231,11 @@ def open_run(
             if not resume:
                 raise EcgrayError(f"A run must go into a new folder, got {run.path}, which holds one; add --resume.")
             _refuse_other_config(run, config, manifest_hashes)
+            if (done := newest(run)) > steps:
+                raise EcgrayError(
+                    f"A resumed run must have at least the {done} steps that {run.place} has done, got "
+                    f"training.steps={steps}; give --training.steps {done} or more."
+                )
         stack.enter_context(resumable(run.place))
         write_atomically(run.environment, _json(_environment(run, config, manifest_hashes, workers, steps)))
         write_atomically(run.config, _json(to_dict(config)))  # last: with it the folder is a run
