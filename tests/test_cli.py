@@ -362,7 +362,14 @@ def test_parts_are_exchanged_by_name(shards: Path, tmp_path: Path, capsys: pytes
     run = tmp_path / "run"
     words = ["pretrain", "weimann2021_beat", "--data", str(shards), "--out", str(run), *SMALL]
     parts = ["--objective", "focal", "--objective.gamma", "1.5", "--objective.class-weights", "balanced"]
+    capsys.readouterr()
     assert main([*words, *parts, "--task=rhythm", "--task.rule", "code", "--model", "resnet18_v1"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{run}\n", "what scripts read"
+    assert said.err.splitlines()[-2:] == [
+        f"next: ecgray finetune weimann2021_cinc2017 --data LABELLED --pretrained {run} --out RUN",
+        "      or go on with more: the same command with --resume --training.steps N",
+    ]
     config = json.loads((run / "config.json").read_text())
     assert config["objective"]["name"] == "focal" and config["objective"]["gamma"] == 1.5
     assert config["objective"]["class_weights"] == "balanced"

@@ -7,10 +7,15 @@ becomes one line: what must hold, what was got, how to go on.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
+import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,6 +86,15 @@ def _name(argument: Any) -> str:
     return str(argument.field.intern_name.upper() if argument.is_positional() else argument.lowered.name_or_flags[-1])
 
 
+def description_of(command: Any) -> str:
+    """What a command is for, by its docstring, in lines that fit the terminal (tyro joins those that begin with a
+    letter)."""
+    paragraphs = (inspect.getdoc(command) or "").replace("``", "").split("\n\n")
+    columns = shutil.get_terminal_size().columns
+    fill = partial(textwrap.fill, width=columns, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n\n".join(map(fill, paragraphs))
+
+
 def options_of(command: Any, default: Any, prefix: str = "") -> Iterator[str]:
     """The options of a command: of the fields of its class, nested ones by their dotted names."""
     hints = typing.get_type_hints(command, include_extras=True)
@@ -136,6 +150,7 @@ def _worded(field: StructFieldSpec) -> StructFieldSpec:
     kind = _kind(plain)
     if tyro.conf.Positional in annotations and typing.get_origin(plain) is not typing.Literal:
         kind = field.name.upper() + (" ..." if typing.get_origin(plain) is tuple else "")
+        kind = f"[{kind}]" if field.default is None else kind
     hint = _default(field.helptext) if field.default is not tyro.MISSING else None
     words = tyro.conf.arg(metavar=None if plain is bool else kind, help_behavior_hint=hint)
     worded: Any = Annotated[(field.type, words, *annotations)]
@@ -156,7 +171,7 @@ def _prose(helptext: Any) -> Any:
     """The help of a field without the marks of docstrings. It is lazy where tyro reads it from the source."""
     if callable(helptext):
         return lambda: _prose(helptext())
-    return helptext.replace("``", "") if helptext else helptext
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", helptext.replace("``", "")) if helptext else helptext
 
 
 def _default(helptext: Any) -> Callable[[str], str]:

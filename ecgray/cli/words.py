@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import tyro
 from tyro._errors import on_parse_error
 
-from ecgray.cli.options import REGISTRY, options_of, wrong_word
+from ecgray.cli.options import REGISTRY, description_of, options_of, wrong_word
 from ecgray.errors import EcgrayError, unknown
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def parse(command: type[T], verb: str, words: Sequence[str], default: Any = None
             parsed: T = tyro.cli(
                 command,
                 prog=f"ecgray {verb}",
+                description=description_of(command),
                 args=list(words),
                 default=default,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
