@@ -28,10 +28,15 @@ def two_cpus() -> Iterator[None]:
 
 
 def test_a_killed_worker_costs_no_bit(
-    two_cpus: None, make_config: Callable[..., PretrainConfig], tmp_path: Path
+    two_cpus: None, make_config: Callable[..., PretrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config(steps=20)
-    pretrain(config, tmp_path / "whole", workers=2, show_progress=False)
+    pretrain(config, tmp_path / "whole", workers=2)
+    said = capsys.readouterr().err
+    assert all(f" step {step}: validation loss" in said for step in range(4, 21, 4)), (
+        "the driver hears the first worker"
+    )
+    assert "20 steps of 16 frames on 2 workers of Ray; writes to" in said and "done: 20 steps; accuracy" in said
 
     killed: list[int] = []
     run = RunFolder(tmp_path / "killed")
