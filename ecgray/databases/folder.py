@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from ecgray.databases.ecg_leads import lead_key
 from ecgray.databases.layouts import other_layout, require_folder
-from ecgray.databases.patients import Headers, carried, named_folder, read_headers
+from ecgray.databases.patients import Headers, carried, named_folder, own_folder, read_headers
 from ecgray.databases.record import Database, Found, Record, RecordRefused, Reference
 from ecgray.databases.walk import walk
 from ecgray.databases.wfdb_files import Annotators, BeatsAre, read_record, require_annotations
@@ -92,19 +92,21 @@ class Folder(Database):
         headers = read_headers(paths)
         by_pattern = None if self.patient is None else _search(self.patient, ids)
         one_folder = len({path.parent for path in paths}) == 1
+        known = _known(table, ids, paths, headers)
         references = []
         ways: Counter[str] = Counter()
         for number, (record, path) in enumerate(zip(ids, paths, strict=True)):
             whole = headers.recording.get(path, path)
             recording = whole.relative_to(root).as_posix()
             alone = one_folder or whole.parent == root
+            stated = headers.patient.get(path, "")
             candidates = (
-                ("table", table.rows.get(record, _NO_ROW)[1] or table.rows.get(recording, _NO_ROW)[1]),
+                ("table", table.rows.get(record, _NO_ROW)[1] or known.get(whole)),
                 ("pattern", None if by_pattern is None else by_pattern[number]),
-                ("header", headers.patient.get(path)),
+                ("header", known.get(stated, stated)),
                 ("name", carried(record) or carried(recording)),
                 ("named folder", named_folder(recording)),
-                ("itself" if alone else "folder", recording if alone else recording.rpartition("/")[0]),
+                ("itself" if alone else "folder", recording if alone else own_folder(recording)),
             )
             way, patient = next((way, who) for way, who in candidates if who or (way == "pattern" and who is not None))
             ways[way] += 1
@@ -113,7 +115,7 @@ class Folder(Database):
             )
         references.sort(key=lambda reference: (reference.patient, reference.record))
         return Found(
-            references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *listing.remarks(headers.files)]
+            references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *listing.remarks()]
         )
 
     def read(self, reference: Reference) -> Record:
@@ -124,6 +126,18 @@ class Folder(Database):
         return read_record(reference, self.name, leads=self.lead, annotators=self._annotators())
 
 
+def _known(table: _Table, ids: Sequence[str], paths: Sequence[Path], headers: Headers) -> dict[Path | str, str]:
+    """What the table says of a recording, by any record of it, and of a patient that headers state: the name that the
+    table has for it, so that one person does not bear two."""
+    found: dict[Path | str, str] = {}
+    for record, path in zip(ids, paths, strict=True):
+        if patient := table.rows.get(record, _NO_ROW)[1]:
+            found.setdefault(headers.recording.get(path, path), patient)
+            if path in headers.patient:
+                found.setdefault(headers.patient[path], patient)
+    return found
+
+
 def _of_patients(ways: Counter[str], headers: Headers, paths: Sequence[Path]) -> list[str]:
     """How the records' patients are told, where somebody may want it otherwise. ``ways``: records by what told it."""
     total = ways.total()
@@ -132,10 +146,8 @@ def _of_patients(ways: Counter[str], headers: Headers, paths: Sequence[Path]) ->
         which = "each record counts" if ways["itself"] == total else f"each of {ways['itself']:,} records counts"
         told.append(f"nothing tells patients apart: {which} as a patient of its own; give --patient or labels.csv")
     if ways["folder"]:
-        which = "records" if ways["folder"] == total else f"{ways['folder']:,} of {total:,} records"
-        told.append(
-            f"patients of {which} are told apart by folder alone; give --patient or labels.csv where that is wrong"
-        )
+        which = "" if ways["folder"] == total else f" of {ways['folder']:,} of {total:,} records"
+        told.append(f"patients{which} are told apart by folder alone; give --patient or labels.csv where that is wrong")
     return told
 
 

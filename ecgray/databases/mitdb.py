@@ -70,7 +70,7 @@ class MitBih(Database):
             known = headers.patient.get(path) or SAME_PATIENT.get(path.name) or carried(path.name)
             references.append(Reference(record=path.name, patient=known or whole, path=path))
         references.sort(key=lambda reference: (reference.patient, reference.record))
-        return Found(references, [*headers.remarks(paths, "count as a patient each"), *listing.remarks(headers.files)])
+        return Found(references, [*headers.remarks(paths, "count as a patient each"), *listing.remarks()])
 
     def read(self, reference: Reference) -> Record:
         header = read_header(reference.path)

@@ -11,7 +11,10 @@ What PhysioNet's headers write, and what counts as a statement (see ``stated``):
 | ``# Age: 55, Sex: M, Patient: 7``, ``#<age>: 65 <sex>: F <patient>: 7`` | a field among fields |
 
 Names that carry their patient (see ``carried``): Icentia11K, the noise stress test (nstdb: 118e24), the matched subsets
-of MIMIC-II and -III, MIMIC-IV-ECG (by its folders), the polysomnograms slpdb.
+of MIMIC-II and -III, MIMIC-IV-ECG (by its folders), the polysomnograms slpdb, the Long-Term ST database (ltstdb:
+s20272 is the second record of patient 027), CPSC2021 (data_12_3), the intracardiac records iafdb (iaf1_svc).
+
+Headers that name one signal file are of one recording (apnea-ecg: a01er holds the ECG of a01).
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ _FIELD = re.compile(
     rf"(?P<id>[^\s,;|()]+)(?=\s*$|\s*[,;|(]|\s+<?[A-Za-z][\w-]*(?:\s[\w-]+)?>?\s*[:=]|\s+<|{_WHICH})",
     re.IGNORECASE,
 )
-_ALONE = re.compile(rf"{_WHO}(?:\s+#?|(?<=[a-z])[_-]?(?=\d))(?P<id>[^\s,;]+)(?:{_WHICH})?", re.IGNORECASE)
+_ALONE = re.compile(rf"{_WHO}(?:\s+#?|(?<=[a-z])[_-]?(?=\d))(?P<id>[^\s,;]+)(?:{_WHICH}|\s*\([^()]*\))?", re.IGNORECASE)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NO_ID = re.compile(
     r"\d{1,3}-?(?:y|yo|y/o|yrs?|years?|m|f|kg|cm|days?|months?)"  # an age, with or without the sex
@@ -45,7 +48,7 @@ _NO_ID = re.compile(
     r"|(?:un)?known|none|na|nan|null|anon(?:ymous)?|xx+|0+-0+-0+",
     re.IGNORECASE,
 )
-_SPEAKS = re.compile(rf"^{_WHO}\s*[:=]\s*\S", re.IGNORECASE)
+_SPEAKS = re.compile(rf"^#*\s*{_WHO}(?:\s*[:=]\s*\S|[\s_-]*#?\d)", re.IGNORECASE)
 _SAME_TAPE = re.compile(r"taken from the same\s+(?:\w+\s+)?tape as record (\w+)", re.IGNORECASE)
 
 _NAMES = tuple(
@@ -56,9 +59,17 @@ _NAMES = tuple(
         r"(?:.*/)?([ps]\d{5,6})-\d{4}-\d\d-\d\d-\d\d-\d\dn?",  # matched subsets of MIMIC-II and MIMIC-III
         r"(?:.*/)?(11[89])e(?:\d\d|_6)",  # nstdb
         r"(?:.*/)?(slp\d\d)[ab]?",  # slpdb
+        r"(?:.*/)?(s[23]\d{3})\d",  # ltstdb
+        r"(?:.*/)?(data_\d{1,3})_\d{1,2}",  # CPSC2021
+        r"(?:.*/)?(iaf\d)_(?:afw|ivc|svc|tva)",  # iafdb
     )
 )
 _FOLDER = re.compile(r"(?:patient|subject|participant|pat|subj)[-_ ]?\d{1,12}|sub-\w+", re.IGNORECASE)
+_VISIT = re.compile(
+    r"(?:visit|session|ses|day|night|week|month|exam|examination|scan|recording|baseline|follow-?up)[-_ ]?\w{0,4}"
+    r"|\d{4}[-_.]?\d\d[-_.]?\d\d(?:[-_ T]\d\d[-_.:]?\d\d(?:[-_.:]?\d\d)?)?",
+    re.IGNORECASE,
+)
 
 
 def stated(comments: Iterable[str]) -> tuple[str, ...]:
@@ -95,20 +106,26 @@ def named_folder(record: str) -> str:
     return "/".join(above[:depth])
 
 
+def own_folder(record: str) -> str:
+    """The folder of a record, without folders at its end that are named as a visit or a day (``p1/visit2`` is p1's);
+    whole where all are. ``record``: its path below the root."""
+    above = record.split("/")[:-1]
+    kept = next((n for n in range(len(above), 0, -1) if not _VISIT.fullmatch(above[n - 1])), len(above))
+    return "/".join(above[:kept])
+
+
 @dataclass(frozen=True)
 class Headers:
     """What the headers of a folder say of each other and of their patients, by the records' paths without suffix.
 
-    recording: segment -> the multi-segment record that it is a stretch of, record -> the one of the same tape,
-    excerpt -> its source;
-    patient: id that its own header, or its recording's, states; files: all signal files that they name;
-    several: (path, ids) of headers that state more than one, of which the first is taken; vague: (path, comment) of
+    recording: segment -> the multi-segment record that it is a stretch of, record -> the one of the same tape or with
+    the same signal file, excerpt -> its source;
+    patient: id that its own header, or another of its recording, states; several: (path, ids) of headers that state more than one, of which the first is taken; vague: (path, comment) of
     those that speak of a patient in words that are no id.
     """
 
     recording: Mapping[Path, Path]
     patient: Mapping[Path, str]
-    files: frozenset[Path]
     several: tuple[tuple[Path, tuple[str, ...]], ...] = ()
     vague: tuple[tuple[Path, str], ...] = ()
 
@@ -147,16 +164,31 @@ class Headers:
 def read_headers(paths: Sequence[Path]) -> Headers:
     """What the headers at ``paths`` (without suffix) say; each is read once. One that cannot be read says nothing."""
     there = set(paths)
-    recording: dict[Path, Path] = {}
+    above: dict[Path, Path] = {}
     own: dict[Path, str] = {}
-    files: set[Path] = set()
+    first_with: dict[Path, Path] = {}
     several, vague = [], []
+
+    def whole(path: Path) -> Path:
+        while path in above:
+            above[path] = above.get(above[path], above[path])  # shorter for the next one who asks
+            path = above[path]
+        return path
+
+    def join(part: Path, recording: Path) -> None:
+        if (top := whole(part)) != (other := whole(recording)):
+            above[top] = other
+
     for path in paths:
         if path.parent.name == "x_mitdb" and (source := path.parent.parent / path.name.removeprefix("x_")) in there:
-            recording[path] = source
+            join(path, source)
         outline = read_outline(path)
-        recording |= {path.parent / name: path for name in outline.segments if "/" not in name}
-        files |= {path.parent / name for name in outline.files if "/" not in name}
+        for name in outline.segments:
+            if "/" not in name:
+                join(path.parent / name, path)
+        for name in outline.files:
+            if "/" not in name:
+                join(path, first_with.setdefault(path.parent / name, path))
         if not outline.comments:
             continue
         ids = stated(outline.comments)
@@ -167,7 +199,11 @@ def read_headers(paths: Sequence[Path]) -> Headers:
         if len(ids) > 1:
             several.append((path, ids))
         tape = _SAME_TAPE.search(" ".join(outline.comments[:_MOST])[: 20 * _LONGEST])
-        if tape is not None and path.parent / tape[1] in there - {path}:
-            recording.setdefault(path, path.parent / tape[1])
-    patient = own | {path: own[whole] for path, whole in recording.items() if path not in own and whole in own}
-    return Headers(recording, patient, frozenset(files), tuple(several), tuple(vague))
+        if tape is not None and path.parent / tape[1] in there:
+            join(path, path.parent / tape[1])
+    recording = {path: whole(path) for path in list(above)}
+    of_recording: dict[Path, str] = {}
+    for path in sorted(own, key=lambda path: (path in recording, path)):  # the whole first, then its parts
+        of_recording.setdefault(recording.get(path, path), own[path])
+    inherited = {path: of_recording[top] for path in paths if (top := recording.get(path, path)) in of_recording}
+    return Headers(recording, inherited | own, tuple(several), tuple(vague))

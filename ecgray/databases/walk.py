@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ecgray.databases.kinds import TABLES, kind_of, listed_kinds
+from ecgray.databases.wfdb_header import read_outline
 from ecgray.errors import counted, plain
 
 _COMPANIONS = re.compile(
@@ -65,8 +66,8 @@ class Listing:
     kinds: tuple[tuple[str, int], ...] = ()
     other: str = ""
 
-    def remarks(self, named: Collection[Path] = ()) -> list[str]:
-        """One line per kind of what was left out. ``named``: the signal files that headers name."""
+    def remarks(self) -> list[str]:
+        """One line per kind of what was left out."""
         told = []
         if n := self.companions:
             more = " or more" if n >= _COUNTED else ""
@@ -81,11 +82,19 @@ class Listing:
         if self.kinds:
             n = sum(count for _, count in self.kinds)
             told.append(f"{listed_kinds(self.kinds)} {_were(n)} left out, not read yet, as {plain(self.other)}")
-        if orphans := [file for file in self.signals if file not in named]:
+        if orphans := self._without_header():
             n, first = len(orphans), orphans[0].relative_to(self.root).as_posix()
             files = counted(n, "signal file (.dat) has", "signal files (.dat) have")
             told.append(f"{files} no header (.hea), and {_were(n)} left out, as {plain(first)}")
         return told
+
+
+    def _without_header(self) -> list[Path]:
+        """The ``.dat`` files that no header names."""
+        if not self.signals:
+            return []
+        named = {path.parent / file for path in self.headers for file in read_outline(path).files}
+        return [file for file in self.signals if file not in named]
 
 
 def unread(listing: Listing) -> str:

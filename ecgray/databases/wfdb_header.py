@@ -27,7 +27,10 @@ GAIN_RANGE = (1e-3, 1e10)
 UNCALIBRATED = 200.0
 """ADC units per physical unit where the header gives none, as WFDB prescribes."""
 
-_LARGEST_OUTLINE = 4 * 2**20
+NO_FILE = "~"
+"""In place of a signal file's name: a signal without samples, as in the layouts of multi-segment records."""
+_LARGEST = 4 * 2**20
+"""Bytes of a header; that of a record of a month has a tenth."""
 
 _FORMAT = re.compile(r"(\d{1,3})(?:x(\d{1,9}))?(?::(-?\d{1,9}))?(?:\+(\d{1,18}))?")
 _GAIN = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\(([-+]?\d{1,12})\))?(?:/(\S*))?")
@@ -95,7 +98,7 @@ def read_header(path: Path) -> Header:
         raise RecordRefused("the header is empty")
     fs, frames, count = _record_line(fields[0].split())
     if count < 1:
-        raise RecordRefused("the header has no signals: there can be annotations alone")
+        raise RecordRefused("the header says that the record has no signals")
     if len(fields) - 1 < count:
         raise RecordRefused(f"the header announces {count} signals and describes {len(fields) - 1 or 'none'}")
     if frames is not None and frames * count > MAX_VALUES:
@@ -106,6 +109,8 @@ def read_header(path: Path) -> Header:
         signals=tuple(_signal_line(line, number) for number, line in enumerate(fields[1 : count + 1])),
         comments=tuple(line[1:].strip() for line in lines if line.startswith("#")),
     )
+    if all(line.file == NO_FILE for line in header.signals):
+        raise RecordRefused("the header is the layout of a multi-segment record, which has no samples of its own")
     highest = max(range(count), key=header.rate)
     if not header.rate(highest) >= FS_RANGE_HZ[0]:
         refuse_rate(header, highest)
@@ -134,16 +139,14 @@ class Outline:
 
 def read_outline(path: Path) -> Outline:
     """The outline of the header at ``path`` (without suffix), empty where there is none that can be read (reading the
-    record will say why), or one of more than 4 MiB."""
+    record will say why)."""
     try:
-        if path.with_name(path.name + ".hea").stat().st_size > _LARGEST_OUTLINE:
-            return Outline()
         lines = _lines(path)
     except (RecordRefused, OSError, ValueError):
         return Outline()
     fields = [line.split() for line in lines if line and not line.startswith("#")]
     comments = tuple(line[1:].strip() for line in lines if line.startswith("#"))
-    first = tuple(dict.fromkeys(words[0] for words in fields[1:]))
+    first = tuple(dict.fromkeys(words[0] for words in fields[1:] if words[0] != NO_FILE))
     multi = bool(fields) and _is_multi_segment(fields[0][0])
     return Outline(segments=first if multi else (), files=() if multi else first, comments=comments)
 
@@ -159,9 +162,12 @@ def _lines(path: Path) -> list[str]:
     if not file.is_file():  # a pipe would never end
         raise RecordRefused("the header (.hea) is missing, or is not a file")
     try:
-        content = file.read_bytes()
+        with file.open("rb") as stream:
+            content = stream.read(_LARGEST + 1)
     except OSError as error:
         raise RecordRefused(f"the header (.hea) cannot be read: {error.strerror}") from None
+    if len(content) > _LARGEST:
+        raise RecordRefused(f"the header (.hea) is no header: it has more than {_LARGEST // 2**20} MiB")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

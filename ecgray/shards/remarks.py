@@ -26,7 +26,7 @@ def remarks(record: Record) -> Iterator[tuple[str, str]]:
     if lost:
         yield (
             "gaps",
-            f"{len(gaps)} of {lost / record.fs:.3g} s in all" if len(gaps) > 1 else f"{lost / record.fs:.3g} s",
+            f"{lost / record.fs:.3g} s in {len(gaps)} gaps" if len(gaps) > 1 else f"{lost / record.fs:.3g} s",
         )
     if record.attributes.get("beats") == "detected" and lost < samples:
         rate = len(record.beats) / (samples - lost) * record.fs * 60

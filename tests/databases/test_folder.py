@@ -210,7 +210,7 @@ def test_segments_of_one_recording_are_one_patient(tmp_path: Path, write_record:
         read_one(tmp_path / "m")
     assert wfdb.rdrecord(str(tmp_path / "m")).sig_len == 2000
     (tmp_path / "labels.csv").write_text("record,label,patient\nm,,P1\nt1,,P2\n")
-    assert [found(tmp_path)[record][0] for record in ("m", "s1", "s2", "n", "t1")] == ["P1", "P1", "P1", "n", "P2"]
+    assert [found(tmp_path)[record][0] for record in ("m", "s1", "s2", "n", "t1")] == ["P1", "P1", "P1", "P2", "P2"]
 
 
 def test_segments_of_one_recording_are_one_patient_in_a_subfolder(

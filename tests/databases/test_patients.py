@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from ecgray.databases import Folder, Icentia11k, MitBih
-from ecgray.databases.patients import carried, named_folder, stated
+from ecgray.databases.patients import carried, named_folder, own_folder, stated
 from ecgray.databases.record import Database, Found
 
 Writer = Callable[..., Path]
@@ -46,6 +46,7 @@ Wave = npt.NDArray[np.int64]
         ("Patient: 4, visit 2", "4"),
         ("Subject: S01 session 2", "S01"),
         ("Participant 9 / night 1", "9"),
+        ("patient 4 (second visit)", "4"),
     ],
 )
 def test_a_statement(comment: str, patient: str) -> None:
@@ -122,6 +123,12 @@ def test_comments_without_end_take_no_time() -> None:
         ("118e24", "118"),
         ("nstdb/119e_6", "119"),
         ("slp01a", "slp01"),
+        ("s20272", "s2027"),  # ltstdb: the second record of patient 027
+        ("s20011", "s2001"),
+        ("Training_set_I/data_12_3", "data_12"),  # CPSC2021
+        ("iaf1_svc", "iaf1"),
+        ("data_2020_1", None),
+        ("s10001", None),
         ("p1_s1", None),
         ("201", None),
         ("s0010_re", None),
@@ -146,6 +153,23 @@ def test_names_that_carry_their_patient(record: str, patient: str | None) -> Non
 )
 def test_folders_that_are_named_as_a_patients(record: str, folder: str) -> None:
     assert named_folder(record) == folder
+
+
+@pytest.mark.parametrize(
+    ("record", "folder"),
+    [
+        ("P001/visit2/ecg", "P001"),
+        ("P001/ses-1/night 2/ecg", "P001"),
+        ("P001/2019-03-21/ecg", "P001"),
+        ("P001/20190321_1530/ecg", "P001"),
+        ("P001/day1/lab/ecg", "P001/day1/lab"),
+        ("visit1/ecg", "visit1"),
+        ("daylight/ecg", "daylight"),
+        ("ecg", ""),
+    ],
+)
+def test_a_folder_of_a_visit_is_of_the_patient_above(record: str, folder: str) -> None:
+    assert own_folder(record) == folder
 
 
 def patients(database: Database, root: Path) -> dict[str, str]:
@@ -261,6 +285,39 @@ def test_segments_of_a_recording_are_its_patients(tmp_path: Path, write: Writer)
         assert patients(database, tmp_path) == {"m": "4", "s1": "4", "s2": "9"}
 
 
+def test_headers_that_name_one_signal_file_are_of_one_patient(tmp_path: Path, write: Writer) -> None:
+    """The layout of apnea-ecg: a01r is the breathing of a01, and a01er holds the signals of both."""
+    for name in ("a01", "a01r", "a02"):
+        write(tmp_path / name)
+    lines = [(tmp_path / f"{name}.hea").read_text().splitlines()[1] for name in ("a01", "a01r")]
+    (tmp_path / "a01er.hea").write_text("\n".join(["a01er 2 250 1000", *lines, ""]))
+    for database in (Folder(), MitBih(lead="II")):
+        found = patients(database, tmp_path)
+        assert found["a01"] == found["a01er"] == found["a01r"] != found["a02"]
+    (tmp_path / "a01er.hea").write_text("\n".join(["a01er 2 250 1000", *lines, "# patient 7", ""]))
+    found = patients(Folder(), tmp_path)
+    assert (found["a01"], found["a01r"], found["a02"]) == ("7", "7", "a02")
+    (tmp_path / "labels.csv").write_text("record,label,patient\na01er,,P1\n")
+    assert patients(Folder(), tmp_path) == {"a01": "P1", "a01er": "P1", "a01r": "P1", "a02": "a02"}
+
+
+def test_signals_without_a_file_join_no_records(tmp_path: Path, write: Writer) -> None:
+    """The layouts of multi-segment records: each names ~ in place of a file."""
+    for name in ("1", "2"):
+        write(tmp_path / f"{name}_0001")
+        (tmp_path / f"{name}_layout.hea").write_text(f"{name}_layout 1 250 0\n~ 0 200/mV 8 0 0 0 0 II\n")
+        (tmp_path / f"{name}.hea").write_text(f"{name}/3 1 250 3000\n{name}_layout 0\n{name}_0001 1000\n~ 2000\n")
+    found = patients(Folder(), tmp_path)
+    assert found["1_0001"] == "1" and found["2_0001"] == "2"
+
+
+def test_a_person_named_by_table_and_by_header_is_one_person(tmp_path: Path, write: Writer) -> None:
+    for number in range(4):
+        write(tmp_path / f"r{number}", f"patient {number // 2 + 8}")
+    (tmp_path / "labels.csv").write_text("record,label,patient\nr0,,P1\n")
+    assert patients(Folder(), tmp_path) == {"r0": "P1", "r1": "P1", "r2": "9", "r3": "9"}
+
+
 def test_where_nothing_tells_patients_apart_that_is_said(tmp_path: Path, write: Writer) -> None:
     for name in ("a", "b", "c"):
         write(tmp_path / name)
@@ -293,6 +350,9 @@ def test_what_is_ambiguous_is_said(tmp_path: Path, write: Writer) -> None:
         " patient's",
         "patients of 1 of 4 records are told apart by folder alone; give --patient or labels.csv where that is wrong",
     ]
+    write(tmp_path / "b" / "r4", "Patient 65, male")
+    assert "1 header speaks of a patient in words that are no id" not in remarks(Folder(), tmp_path)[1]
+    assert "2 headers speak of a patient in words that are no id, as r3" in remarks(Folder(), tmp_path)[1]
 
 
 def test_a_table_that_says_less_or_more_than_there_is(tmp_path: Path, write: Writer) -> None:

@@ -152,7 +152,7 @@ CASES: list[tuple[Callable[[Path], None], str]] = [
     (missing_signal, "signal file r.dat is missing"),
     (cut_signal, "holds 995 of 1000 samples"),
     (empty_signal, "holds 0 of 1000 samples"),
-    (no_signal, "the header has no signals: there can be annotations alone"),
+    (no_signal, "the header says that the record has no signals"),
     (no_rate, "sampling rate"),
     (negative_length, "must not be negative"),
     (absurd_length, "beyond the limit"),

@@ -127,7 +127,7 @@ def test_fields_left_out_have_the_values_of_the_format(
     [
         ("", "empty"),
         ("# only a comment\n", "empty"),
-        ("r 0 250 100\n", "the header has no signals: there can be annotations alone"),
+        ("r 0 250 100\n", "the header says that the record has no signals"),
         ("r 2 250 100\n", "announces 2 signals and describes none"),
         ("r 99999999 250 100\nr.dat 16\n", "announces 99999999"),
         ("r\n", "first line is unreadable"),
