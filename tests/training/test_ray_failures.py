@@ -43,7 +43,14 @@ def test_a_worker_says_what_the_disk_refuses_and_leaves_lost_connections_to_the_
             raise ConnectionResetError("the head is gone")
 
         monkeypatch.setattr(ray_worker, "open_archive", lost)
-    settings = {"config": to_dict(make_config()), "run": str(run), "lock": None, "backend": "local", "start": "one"}
+    settings = {
+        "config": to_dict(make_config()),
+        "run": str(run),
+        "lock": None,
+        "backend": "local",
+        "start": "one",
+        "shown": False,
+    }
     with pytest.raises(OSError):
         ray_worker.work(settings)
     if refused:
@@ -71,7 +78,14 @@ def test_a_worker_leaves_what_passes_by_itself_to_the_next_start(
     monkeypatch.setattr(Messages, "get", lambda self, name: None)
     run = tmp_path / "run"
     run.mkdir()
-    settings = {"config": to_dict(make_config()), "run": str(run), "lock": None, "backend": "ray", "start": "one"}
+    settings = {
+        "config": to_dict(make_config()),
+        "run": str(run),
+        "lock": None,
+        "backend": "ray",
+        "start": "one",
+        "shown": False,
+    }
     with contextlib.ExitStack() as stack:
         if held == "the lock":
             stack.enter_context(locked(run / "writer.lock"))
