@@ -157,7 +157,9 @@ def fitted(text: str) -> str:
     if not sys.stderr.isatty():
         return text
     width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    lines = textwrap.wrap(text, max(20, width - 1), subsequent_indent="    ", break_on_hyphens=False)
+    lines = textwrap.wrap(
+        text, max(20, width - 1), subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
+    )
     return "\n".join(lines)
 
 

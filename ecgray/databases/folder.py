@@ -114,9 +114,7 @@ class Folder(Database):
                 Reference(record=record, patient=patient or "", path=path, labels=table.rows.get(record, _NO_ROW)[0])
             )
         references.sort(key=lambda reference: (reference.patient, reference.record))
-        return Found(
-            references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *listing.remarks()]
-        )
+        return Found(references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *listing.remarks()])
 
     def read(self, reference: Reference) -> Record:
         if not reference.patient:

@@ -88,7 +88,6 @@ class Listing:
             told.append(f"{files} no header (.hea), and {_were(n)} left out, as {plain(first)}")
         return told
 
-
     def _without_header(self) -> list[Path]:
         """The ``.dat`` files that no header names."""
         if not self.signals:

@@ -285,11 +285,11 @@ def _jobs(
 def _before(config: FinetuneConfig, material: Material, workers: int, place: Path | str) -> tuple[str, ...]:
     """What is said before the first epoch: on what, of what, where."""
     splits, protocol = material.splits, config.protocol
-    of_seed = splits[splits["seed"] == protocol.first_seed]["split"].value_counts()
-    patients = material.labelled.records["patient"].nunique()
+    of_seed = splits[splits["seed"] == protocol.first_seed]
+    patients, sides = of_seed["patient"].nunique(), of_seed["split"].value_counts()
     network = Classifier(config.model.encoder(len(material.labelled.archive.leads)), len(material.classes))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    counts = ", ".join(f"{of_seed[part]:,} {word}" for part, word in _PARTS.items() if part in of_seed)
+    counts = ", ".join(f"{sides[part]:,} {word}" for part, word in _PARTS.items() if part in sides)
     on = f"{counted(workers, 'worker')} of Ray" if workers else str(best_device())
     on += f", {counted(torch.get_num_threads(), 'thread')}" if on == "cpu" else ""
     return (
