@@ -1,123 +1,14 @@
-"""Submit one of these jobs from the laptop and follow it to its end: `python jobs/submit.py pretrain RECIPE ...`.
+"""Submit one of these jobs from the laptop and follow it to its end: `python jobs/submit.py pretrain RECIPE ...`."""
 
-It does what `ray job submit --working-dir . -- python jobs/pretrain.py RECIPE ...` does, and goes on where that ends
-early: when a busy head does not answer for half a minute, Ray stops following a job that goes on, with exit code 0 or 1
-by chance. Here 0 says that the job has succeeded.
-
-The dashboard is at http://localhost:8265, where `ray dashboard` leads, or at RAY_API_SERVER_ADDRESS.
-"""
-
-from __future__ import annotations
-
-import asyncio
-import os
-import shlex
 import sys
-import time
-import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
-FOLDER = Path(__file__).parent
-PATIENCE_S = 600.0
-"""How long a cluster that does not answer at all is asked again."""
-PAUSE_S = 5.0
-T = TypeVar("T")
-
-
-class Cluster:
-    """A cluster's jobs, asked until it answers."""
-
-    def __init__(self, address: str) -> None:
-        from ray.job_submission import JobSubmissionClient
-
-        self._address = address
-        self._client: Any = self._answer(lambda: JobSubmissionClient(address), patience_s=0.0)
-
-    def submit(self, name: str, words: list[str]) -> str:
-        """Start the job ``name`` (pretrain, finetune, ...) with this folder's code; returns its id."""
-        job = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-        command = shlex.join(["python", f"jobs/{name}.py", *words])
-
-        def submit() -> None:
-            try:
-                self._client.submit_job(
-                    entrypoint=command, submission_id=job, runtime_env={"working_dir": str(FOLDER.parent)}
-                )
-            except RuntimeError:
-                if not self._begun(job):  # else only the answer was lost
-                    raise
-
-        self._answer(submit, patience_s=PATIENCE_S / 10)
-        return job
-
-    def _begun(self, job: str) -> bool:
-        try:
-            self._client.get_job_status(job)
-        except RuntimeError:
-            return False
-        return True
-
-    def follow(self, job: str) -> bool:
-        """Print what the job says until it has ended, each character once; returns whether it succeeded."""
-        printed = 0
-
-        async def tail() -> None:
-            nonlocal printed
-            seen = 0  # each time from the start of the log
-            async for text in self._client.tail_job_logs(job):
-                print(text[max(0, printed - seen) :], end="", flush=True)
-                seen += len(text)
-                printed = max(printed, seen)
-
-        while True:
-            try:
-                asyncio.run(tail())
-            except Exception as error:  # of HTTP, of sockets, of the dashboard: what the job does is asked next
-                print(f"\n[following again after: {_line(error)}]", file=sys.stderr)
-            status = self._answer(lambda: self._client.get_job_status(job))
-            if status.is_terminal():
-                print(self._answer(lambda: self._client.get_job_logs(job))[printed:], end="", flush=True)
-                print(f"Job {job}: {status.value.lower()}", file=sys.stderr)
-                return status.value == "SUCCEEDED"
-            time.sleep(PAUSE_S)
-
-    def _answer(self, ask: Callable[[], T], patience_s: float | None = None) -> T:
-        """What ``ask`` gives, asked again for so long. Ends the program where it gives nothing."""
-        deadline = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
-        while True:
-            try:
-                return ask()
-            except (RuntimeError, OSError) as error:
-                if time.monotonic() >= deadline:
-                    sys.exit(
-                        f"The dashboard at {self._address} must answer, got: {_line(error)}; leave "
-                        "`ray dashboard cluster.yaml` open, or set RAY_API_SERVER_ADDRESS."
-                    )
-            time.sleep(PAUSE_S)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def main(words: list[str]) -> int:
-    """Exit code: 0 when the job has succeeded, 1 when not."""
-    names = sorted(file.stem for file in FOLDER.glob("*.py") if file != Path(__file__))
-    if not words or words[0] not in names:
-        got = words[0] if words else "nothing"
-        sys.exit(f"The first word must be a job, got {got}; give one of {', '.join(names)}.")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    cluster = Cluster(os.environ.get("RAY_API_SERVER_ADDRESS", "http://localhost:8265"))
-    job = cluster.submit(words[0], words[1:])
-    print(f"Job {job} is submitted; what ends it is: RAY_AUTH_MODE=token ray job stop {job}", file=sys.stderr)
-    try:
-        return 0 if cluster.follow(job) else 1
-    except KeyboardInterrupt:
-        print(f"\nJob {job} goes on.", file=sys.stderr)
-        return 1
-
+from ecgray.errors import EcgrayError
+from ecgray.operations.submit import submit
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(submit(sys.argv[1:], Path(__file__).absolute().parent))
+    except EcgrayError as error:
+        print(f"ecgray: {error}", file=sys.stderr)
+        sys.exit(2)

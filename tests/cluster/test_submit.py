@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from ecgray.errors import EcgrayError
+from ecgray.operations import submit as submission
 
 LOG = "step 1\nstep 2\nstep 3\n"
 BUSY = RuntimeError("Request failed with status code 500: RPC error: Deadline Exceeded")
 
 
-@pytest.fixture
-def submit() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("submit", Path(__file__).parents[2] / "jobs" / "submit.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+JOBS = Path(__file__).parents[2] / "jobs"
 
 
 class Client:
@@ -54,28 +50,29 @@ class Client:
         return LOG
 
 
-def run(submit: ModuleType, monkeypatch: pytest.MonkeyPatch, client: Client) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, client: Client) -> int:
     import ray.job_submission
 
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # what is set by default would stay for other tests
     monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", lambda address: client)
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
-    code: int = submit.main(["pretrain", "weimann2021_beat", "--out", "a run"])
+    monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
+    code: int = submission.submit(["pretrain", "weimann2021_beat", "--out", "a run"], JOBS)
     return code
 
 
 @pytest.mark.parametrize("end", ["SUCCEEDED", "FAILED", "STOPPED"])
 def test_a_job_is_followed_to_its_end_although_the_cluster_is_busy(
-    submit: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
 ) -> None:
     tails = [(0, ConnectionError("no way")), (9, None), (16, BUSY), (12, None)]  # the last is cut short at its end
     client = Client(tails, ["RUNNING", BUSY, "RUNNING", BUSY, BUSY, "RUNNING", end])
-    assert run(submit, monkeypatch, client) == (0 if end == "SUCCEEDED" else 1)
+    assert run(monkeypatch, client) == (0 if end == "SUCCEEDED" else 1)
     assert capsys.readouterr().out == LOG and not client.tails
 
 
-def test_what_is_submitted(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client([(len(LOG), None)], ["SUCCEEDED"])
-    assert run(submit, monkeypatch, client) == 0
+    assert run(monkeypatch, client) == 0
     (asked,) = client.begun
     assert asked["entrypoint"] == "python jobs/pretrain.py weimann2021_beat --out 'a run'"
     assert Path(asked["runtime_env"]["working_dir"]) == Path(__file__).parents[2]
@@ -84,31 +81,29 @@ def test_what_is_submitted(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("statuses", "begun"), [([BUSY, "SUCCEEDED"], 1), (["RUNNING", "SUCCEEDED"], 0)], ids=["not begun", "answer lost"]
 )
-def test_a_job_is_begun_once(
-    submit: ModuleType, monkeypatch: pytest.MonkeyPatch, statuses: list[Any], begun: int
-) -> None:
+def test_a_job_is_begun_once(monkeypatch: pytest.MonkeyPatch, statuses: list[Any], begun: int) -> None:
     client = Client([(len(LOG), None)], statuses)
     client.refusals = [RuntimeError("No available agent to submit job, please try again later.")]
-    assert run(submit, monkeypatch, client) == 0
+    assert run(monkeypatch, client) == 0
     assert len(client.begun) == begun and not client.refusals
 
 
-def test_a_cluster_that_answers_no_more_is_one_line(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "PATIENCE_S", 0.0)
-    with pytest.raises(SystemExit) as ended:
-        run(submit, monkeypatch, Client([(0, BUSY)], [BUSY]))
+def test_a_cluster_that_answers_no_more_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "PATIENCE_S", 0.0)
+    with pytest.raises(EcgrayError) as ended:
+        run(monkeypatch, Client([(0, BUSY)], [BUSY]))
     said = str(ended.value)
     assert "Deadline Exceeded" in said and "ray dashboard" in said and "\n" not in said
 
 
-def test_a_job_that_is_never_taken_is_one_line(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "PATIENCE_S", 0.0)
+def test_a_job_that_is_never_taken_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "PATIENCE_S", 0.0)
     client = Client([], [RuntimeError("Job pretrain-1 does not exist")])
     client.refusals = [RuntimeError("No available agent to submit job, please try again later.")]
-    with pytest.raises(SystemExit, match="got: No available agent"):
-        run(submit, monkeypatch, client)
+    with pytest.raises(EcgrayError, match="got: No available agent"):
+        run(monkeypatch, client)
 
 
-def test_a_word_that_is_no_job_is_refused(submit: ModuleType) -> None:
-    with pytest.raises(SystemExit, match="got train; give one of evaluate, finetune, ingest, predict, pretrain"):
-        submit.main(["train"])
+def test_a_word_that_is_no_job_is_refused() -> None:
+    with pytest.raises(EcgrayError, match="got train; give one of evaluate, finetune, ingest, predict, pretrain"):
+        submission.submit(["train"], JOBS)
