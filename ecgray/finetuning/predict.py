@@ -19,7 +19,7 @@ from ecgray.databases.layouts import no_record, other_layout, require_folder
 from ecgray.databases.record import RecordRefused, Reference
 from ecgray.databases.walk import record_of, walk
 from ecgray.databases.wfdb_files import read_record
-from ecgray.databases.wfdb_header import MAX_VALUES
+from ecgray.databases.wfdb_header import MAX_VALUES, read_header
 from ecgray.errors import EcgrayError, counted
 from ecgray.finetuning.evaluate import finished_run, stored_preprocessing
 from ecgray.finetuning.labelled import listed
@@ -135,7 +135,7 @@ def summary(table: pd.DataFrame) -> str:
     more = f"; {len(whole)} refused: {listed(reasons, 5)}" if reasons else ""
     if len(window):
         places = [f"{name} from {start:g} s" for name, start in zip(window["record"], window["start_s"], strict=True)]
-        more += f"; {len(window)} windows without a class, as mostly in gaps: {listed(places, 5)}"
+        more += f"; {counted(len(window), 'window')} without a class, mostly in gaps: {listed(places, 5)}"
     return f"{count - len(whole)} of {count} records{more}"
 
 
@@ -263,11 +263,13 @@ def _from_archive(archive: Archive, number: int, order: list[int]) -> _Recording
 
 
 def _from_files(path: Path, name: str, leads: tuple[str, ...], lead: str | None) -> _Recording:
-    reference, chosen = Reference(record=name, patient=name, path=path), () if lead is None else (lead,)
+    reference = Reference(record=name, patient=name, path=path)
     if (reason := no_record(path)) is not None:
         raise RecordRefused(reason)
     try:
-        record = read_record(reference, "folder", leads=chosen, annotators=None)
+        header = read_header(path)
+        chosen = _by_name(header.names, leads) if lead is None else (lead,)
+        record = read_record(reference, "folder", leads=chosen, annotators=None, header=header)
         record = checked(record, Target(fs=record.fs, leads=record.leads))
     except RecordRefused:
         raise
@@ -276,6 +278,16 @@ def _from_files(path: Path, name: str, leads: tuple[str, ...], lead: str | None)
     order = _order(record.leads, leads, lead)
     gain, baseline = (values[order].astype(np.float32) for values in (record.gain, record.baseline))
     return _Recording(record.fs, record.signal[order], gain, baseline, record.gaps, record.notes)
+
+
+def _by_name(given: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The network's leads where the record has each of them, so that what its other signals lack does not matter; else
+    none, which reads every lead."""
+    try:
+        places = {find_lead(given, name) for name in wanted}
+    except RecordRefused:
+        return ()
+    return wanted if len(places) == len(wanted) else ()
 
 
 def _order(given: tuple[str, ...], wanted: tuple[str, ...], lead: str | None) -> list[int]:

@@ -115,7 +115,7 @@ def test_a_window_that_is_mostly_missing_has_no_class(run: Path, tmp_path: Path)
     assert (torn[CLASSES].notna().all(axis=1) == torn["refused"].isna()).all()
     np.testing.assert_allclose(torn.loc[3, CLASSES].astype(float), whole.loc[3, CLASSES].astype(float), atol=1e-4)
     said = summary(table)
-    assert said == "2 of 2 records; 1 windows without a class, as mostly in gaps: torn from 20 s"
+    assert said == "2 of 2 records; 1 window without a class, mostly in gaps: torn from 20 s"
 
     ingest(Folder(), tmp_path, tmp_path / "shards", workers=0, progress=False)
     of_set = predict(run, [tmp_path / "shards"], tmp_path / "set.csv").sort_values(["record", "start_s"])
@@ -138,6 +138,25 @@ def test_the_ecg_is_predicted_wherever_it_stands(
     assert any("1 of 2 records do not say the unit" in record.getMessage() for record in caplog.records)
     chosen = predict(run, [tmp_path / "beside"], tmp_path / "chosen.csv", lead=names[-1].swapcase())
     np.testing.assert_array_equal(chosen[CLASSES].iloc[0], rows.loc["beside"])
+
+
+def test_what_other_leads_lack_does_not_matter(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The network's lead is there by name: an electrode off elsewhere, for all of the time or some, changes nothing."""
+    signal = make_record(0, "A").signal[0]
+    other = np.full(len(signal), -(2**15))
+    half = np.where(np.arange(len(signal)) < 0.7 * len(signal), -(2**15), signal)
+    write_signal(tmp_path / "alone", signal, 100.0, "200.0(0)/mV", "lead0")
+    for name, leads in (("off", [other, signal]), ("half", [half, signal])):
+        np.stack(leads, axis=1).astype("<i2").tofile(tmp_path / f"{name}.dat")
+        lines = [f"{name}.dat 16 200/mV 16 0 0 0 0 {lead}" for lead in ("V1", "Lead0")]
+        (tmp_path / f"{name}.hea").write_text("\n".join([f"{name} 2 100 {len(signal)}", *lines, ""]))
+    table = predict(run, [tmp_path], tmp_path / "out.csv")
+    assert table["refused"].isna().all() and not caplog.messages
+    rows = table.groupby("record")[CLASSES].first()
+    for name in ("off", "half"):
+        np.testing.assert_array_equal(rows.loc[name], rows.loc["alone"])
 
 
 def test_what_cannot_be_used_is_named_and_the_others_predicted(
