@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ecgray.databases.layouts import other_layout, part_of_icentia11k, require_folder
+from ecgray.databases.layouts import other_layout, refuse_part_of_icentia11k, require_folder
 from ecgray.databases.record import Database, Found, Record, Reference
 from ecgray.databases.walk import walk
 from ecgray.databases.wfdb_files import read_record
@@ -39,12 +39,13 @@ class Icentia11k(Database):
 
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
+        refuse_part_of_icentia11k(root)
         listing = walk(root)
         found = [(path, _SEGMENT.fullmatch(path.name)) for path in listing.headers]
         references = [
             Reference(record=path.name, patient=match[1], path=path) for path, match in found if match is not None
         ]
-        if not references or part_of_icentia11k(root):
+        if not references:
             if any(re.search(r"_batched(_lbls)?\.pkl(\.gz)?$", name) for name in os.listdir(root)):
                 raise EcgrayError(
                     f"{self.name} must be its WFDB release, and {root} holds the pickled one (*_batched.pkl.gz), which"

@@ -101,9 +101,13 @@ def other_layout(root: Path, database: str, expected: str, listing: Listing | No
     return EcgrayError(f"{database} must be read from a folder with {expected}, and {root} has {none}; {hint}.")
 
 
-def part_of_icentia11k(root: Path) -> bool:
-    """Whether ``root`` is a group or a patient of a whole Icentia11K (p00 or p00/p00000), which is to be given."""
-    return bool(_parts_above(root))
+def refuse_part_of_icentia11k(root: Path) -> None:
+    """EcgrayError where ``root`` is a group or a patient of a whole Icentia11K (p00 or p00/p00000)."""
+    for parent in _parts_above(root):
+        raise EcgrayError(
+            f"icentia11k must be read whole, and {root} is a part of it; 'icentia11k' was seen in {parent}, give that"
+            " folder."
+        )
 
 
 def _parts_above(root: Path) -> list[Path]:

@@ -14,7 +14,7 @@ KINDS: dict[str, str] = {
     "left_out": "hold signals that are no ECG lead, which are left out",
     "same_names": "have leads of one name, or of names that differ in case alone",
     "gaps": "have gaps, where samples are missing",
-    "heart_rate": "have a detected heart rate outside 25 to 220 per minute",
+    "heart_rate": "have beats at a rate outside 25 to 220 per minute",
     "beats_elsewhere": "mark no beat in the file that was read, but in one beside it (--beats-annotator takes it)",
     "flat": "are flat for most of their length",
 }

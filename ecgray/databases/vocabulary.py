@@ -47,6 +47,9 @@ EVENTS = frozenset(("MISSB", "PSE", "M", "MB", "AUX"))
 DETECTORS = ("qrs", "ecg", "wqrs", "gqrs", "sqrs", "xqrs", "jqrs", "nqrs", "pqrs", "epltd", "hamilton")
 """Suffixes of files that a detector wrote: it marks every beat as N, which says where one is and not of which kind."""
 
+MINUTES = ("apn",)
+"""Suffixes of files whose N and A are minutes without and with apnea (apnea-ecg), and no beats."""
+
 _TOLD = 10
 """Names that one line tells."""
 

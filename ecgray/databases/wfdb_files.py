@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ecgray.databases import wfdb_annotations
 from ecgray.databases.ecg_leads import are_ecg, find_lead, lead_key
 from ecgray.databases.record import Record, RecordRefused, Reference
-from ecgray.databases.vocabulary import BEAT_SYMBOLS, DETECTORS, RHYTHM_NAMES
+from ecgray.databases.vocabulary import BEAT_SYMBOLS, DETECTORS, MINUTES, RHYTHM_NAMES
 from ecgray.databases.wfdb_annotations import AnnotationFile
 from ecgray.databases.wfdb_header import Header, read_header, refuse_outside
 from ecgray.databases.wfdb_signal import read_signal
@@ -53,7 +53,9 @@ class Annotators:
 
     @property
     def beat_symbols(self) -> Mapping[str, str]:
-        """Symbol -> one of BEATS."""
+        """Symbol -> one of BEATS; empty where the file's marks are no beats (``vocabulary.MINUTES``)."""
+        if self.beats_are is None and self.of_beats.lower() in MINUTES:
+            return {}
         are = self.beats_are or ("undefined" if self.of_beats.lower() in DETECTORS else "marked")
         return BEAT_SYMBOLS if are == "marked" else dict.fromkeys(BEAT_SYMBOLS, are)
 

@@ -212,6 +212,9 @@ def _finish(parts: Sequence[Digital], lines: Sequence[SignalLine], fs: float, sa
         stand_in = FORMATS[line.format].missing
         if line.skew or (stand_in is not None and low <= stand_in):
             missing = _missing(lead, line)
+            if int(np.diff(missing).sum()) == len(lead):
+                advice = "take leads that all have with --lead" if len(lines) > 1 else ""
+                raise RecordRefused(f"every sample of lead {line.name[:100]} is missing (NaN)", advice)
             lead = filled(lead, missing)
             low, high = int(lead.min()), int(lead.max())
         if len(missing):
@@ -233,8 +236,8 @@ def _finish(parts: Sequence[Digital], lines: Sequence[SignalLine], fs: float, sa
         lost = [int(np.diff(own).sum()) for own in gaps]
         name, share = lines[int(np.argmax(lost))].name[:100], max(lost) / samples
         raise RecordRefused(
-            f"{share:.1%} of lead {name} is missing (NaN); what all leads have must be one stretch of {LEAST_S:g} s, or"
-            f" {LEAST_SHARE:.0%} of the record"
+            f"{share:.1%} of lead {name} is missing (NaN); outside the gaps there must be {LEAST_S:g} s in one"
+            f" piece, or {LEAST_SHARE:.0%} of the record"
         )
     if constant == len(lines):
         raise RecordRefused("the signal is constant")
@@ -261,11 +264,8 @@ def _deskewed(lead: Digital, skew: int) -> Digital:
 
 
 def _missing(lead: Digital, line: SignalLine) -> Intervals:
-    """The runs of the deskewed lead that are missing. RecordRefused where that is all of it."""
+    """The runs of the deskewed lead that are missing."""
     stand_in, samples = FORMATS[line.format].missing, len(lead)
     held = samples - line.skew
     own = NO_GAPS if stand_in is None else runs(lead[:held] == stand_in)
-    missing = union([own, np.array([[held, samples]], np.int64)[: int(line.skew > 0)]])
-    if int(np.diff(missing).sum()) == samples:
-        raise RecordRefused(f"every sample of lead {line.name[:100]} is missing (NaN)")
-    return missing
+    return union([own, np.array([[held, samples]], np.int64)[: int(line.skew > 0)]])

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ecgray.errors import EcgrayError
+from ecgray.errors import EcgrayError, counted
 from ecgray.sampling.draws import Draw, generator
 
 Ints = npt.NDArray[np.int64]
@@ -89,9 +89,10 @@ def split_patients(
     owner, has = owner_classes(archive, usable)
     held_out = int(val_fraction * len(has) + 0.5)
     if not 0 < held_out < len(has):
+        advice = f"take a sampling.val_fraction of {-(-100 // len(has)) / 100:g}, or add" if len(has) > 1 else "add"
         raise EcgrayError(
-            f"The split must leave patients on both sides, got {len(has)} usable patients and val_fraction "
-            f"{val_fraction:g}, which holds out {held_out}; change sampling.val_fraction or add patients."
+            f"The split must leave patients on both sides, got {counted(len(has), 'usable patient')} and val_fraction "
+            f"{val_fraction:g}, which holds out {held_out}; {advice} patients."
         )
     draw = generator(seed, Draw.SPLIT)
     shared = has[:, has.sum(axis=0) >= 2]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ecgray.databases.record import Record
 
 HEART_RATE = (25.0, 220.0)
-"""Beats per minute outside which a detector has hardly found the beats."""
+"""Beats per minute outside which a detector has hardly found the beats, or a file hardly marks each."""
 LEAST_FS = 100.0
 """Hz below which a QRS complex is a few samples."""
 AMPLITUDE_MV = (0.02, 20.0)
@@ -28,7 +28,7 @@ def remarks(record: Record) -> Iterator[tuple[str, str]]:
             "gaps",
             f"{lost / record.fs:.3g} s in {len(gaps)} gaps" if len(gaps) > 1 else f"{lost / record.fs:.3g} s",
         )
-    if record.attributes.get("beats") == "detected" and lost < samples:
+    if (len(record.beats) or record.attributes.get("beats") == "detected") and lost < samples:
         rate = len(record.beats) / (samples - lost) * record.fs * 60
         if not HEART_RATE[0] <= rate <= HEART_RATE[1]:
             yield "heart_rate", f"{rate:.0f}"

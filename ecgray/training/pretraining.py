@@ -156,7 +156,7 @@ def _check_labels(config: PretrainConfig, archive: Archive, plan: Plan) -> None:
         beats = sum(sum(manifest.beats.values()) for manifest in archive.manifests)
         seconds = sum(sum(manifest.rhythm_seconds.values()) for manifest in archive.manifests)
         raise EcgrayError(
-            f"The frames must show what {config.task.name} is learned from, got no"
+            f"The frames must hold what the task {config.task.name} learns from, got no"
             f" {config.task.unanswered(beats=beats, rhythm_seconds=seconds)}."
         )
     if len(classes) == 1:

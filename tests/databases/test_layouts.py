@@ -63,6 +63,8 @@ def test_the_folder_to_give_is_named(tmp_path: Path, all_layouts: dict[str, Path
         Icentia11k().find(all_layouts["icentia11k"] / "p00")
     with pytest.raises(EcgrayError, match=r"'icentia11k' was seen in .*icentia, give that folder"):
         Icentia11k().find(all_layouts["icentia11k"] / "p00" / "p00000")
+    with pytest.raises(EcgrayError, match=r"must be read whole, and .*/p00 is a part of it; "):
+        Icentia11k().find(all_layouts["icentia11k"] / "p00")
     with pytest.raises(EcgrayError, match=r"'icentia11k' was seen in .*icentia, use that database there"):
         CinC2017().find(tmp_path)
 

@@ -143,6 +143,16 @@ def test_a_detector_says_where_beats_are_and_not_of_which_kind(
     assert kinds(read_all(Folder(annotator="ecg", beats_are="marked"), tmp_path)["r"]) == ["normal", "pvc"]
 
 
+def test_minutes_of_apnea_are_no_beats(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    write_record(tmp_path / "a01", wave)
+    for suffix in ("apn", "qrs"):
+        wfdb.wrann("a01", suffix, np.array([100, 300]), symbol=["N", "A"], write_dir=str(tmp_path))
+    record = read_all(Folder(annotator="apn"), tmp_path)["a01"]
+    assert not len(record.beats) and not record.annotated and record.notes == {"beats_elsewhere": "qrs"}
+    record = read_all(Folder(annotator="apn", beats_annotator="qrs"), tmp_path)["a01"]
+    assert kinds(record) == ["undefined", "undefined"] and not record.notes
+
+
 def test_an_annotator_of_beats_that_is_not_there_is_refused(afdb: Path) -> None:
     for kind in (Folder, MitBih):
         with pytest.raises(EcgrayError, match=r"has no \.wqrs; check it"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,5 +135,10 @@ def test_hundreds_of_labels_that_two_patients_have(make_archive):
 @pytest.mark.parametrize(("patients", "fraction"), [(1, 0.5), (2, 0.05), (9, 0.05), (4, 0.95)])
 def test_a_side_without_patients_is_refused(make_archive, patients, fraction):
     archive = make_archive(np.arange(patients), np.full(patients, 1000))
-    with pytest.raises(EcgrayError, match=f"patients on both sides, got {patients} usable patients"):
+    with pytest.raises(EcgrayError, match=f"patients on both sides, got {patients} usable patients?") as error:
         split_patients(archive, fraction, 0)
+    advised = re.search(r"take a sampling.val_fraction of (\S+), or add patients", str(error.value))
+    assert (advised is None) == (patients == 1)
+    if advised is not None:
+        training, validation = split_patients(archive, float(advised[1]), 0)
+        assert len(training) and len(validation) == 1

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import wfdb
 
 from ecgray.databases import DATABASES
 from ecgray.databases.record import Record, RecordRefused
@@ -128,7 +129,7 @@ def test_spellings_of_a_lead_are_one_lead(tmp_path: Path) -> None:
         (heart(20, fs=90), "1000/mV ECG", 90, "The set is at 90 Hz, and below 100 Hz little is left of a beat's form."),
         (heart(20), "1/uV ECG", 250, "Lead ECG spans 0.00"),
         (30 * heart(20), "1000/mV ECG", 250, "Lead ECG spans 2"),
-        (breathing(30), "1000/mV ECG", 250, "have a detected heart rate outside 25 to 220 per minute: r0 ("),
+        (breathing(30), "1000/mV ECG", 250, "have beats at a rate outside 25 to 220 per minute: r0 ("),
         (
             np.r_[heart(10), np.full(5000, 0.5)],
             "1000/mV ECG",
@@ -156,6 +157,17 @@ def test_what_looks_wrong_is_said_once(
     lines = [record.getMessage() for record in caplog.records if "patients apart" not in record.getMessage()]
     assert sum(said in line for line in lines) == 1 if said else not lines, lines
     assert sum(said in line for line in summary([tmp_path / "set"])["notes"]) == int(bool(said))
+
+
+@pytest.mark.parametrize(("every", "said"), [(1, 0), (4, 1)])
+def test_a_file_that_marks_few_of_the_beats_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, every: int, said: int
+) -> None:
+    write(tmp_path / "files", "r0", [heart(60)], "1000/mV ECG")
+    beats = np.arange(100, 15_000, 200 * every)  # 75 a minute where each is marked
+    wfdb.wrann("r0", "atr", beats, ["N"] * len(beats), write_dir=str(tmp_path / "files"))
+    ingested(tmp_path / "files", tmp_path / "set", caplog)
+    assert sum("have beats at a rate outside 25 to 220 per minute" in line for line in caplog.messages) == said
 
 
 def test_moments_leave_the_gaps_out(random_records: Any, tmp_path: Path) -> None:
