@@ -13,6 +13,7 @@ KINDS: dict[str, str] = {
     "uncalibrated": "do not say the gain of a signal, and WFDB then means 200 per physical unit",
     "left_out": "hold signals that are no ECG lead, which are left out",
     "same_names": "have leads of one name, or of names that differ in case alone",
+    "low_rate": "are sampled below 100 Hz, where little is left of a beat's form",
     "gaps": "have gaps, where samples are missing",
     "heart_rate": "have beats at a rate outside 25 to 220 per minute",
     "beats_elsewhere": "mark no beat in the file that was read, but in one beside it (--beats-annotator takes it)",

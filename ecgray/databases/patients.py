@@ -120,7 +120,8 @@ class Headers:
 
     recording: segment -> the multi-segment record that it is a stretch of, record -> the one of the same tape or with
     the same signal file, excerpt -> its source;
-    patient: id that its own header, or another of its recording, states; several: (path, ids) of headers that state more than one, of which the first is taken; vague: (path, comment) of
+    patient: id that its own header, or another of its recording, states;
+    several: (path, ids) of headers that state more than one, of which the first is taken; vague: (path, comment) of
     those that speak of a patient in words that are no id.
     """
 

@@ -31,8 +31,10 @@ from ecgray.shards.archive import Archive, open_archive
 from ecgray.shards.leads import lead_order, same_lead
 from ecgray.shards.ledger import notes_of
 from ecgray.shards.manifest import NAME, write_atomically
+from ecgray.shards.moments import lead_moments
 from ecgray.shards.prepare import Target
 from ecgray.shards.prepare import prepare as checked
+from ecgray.shards.remarks import set_remarks
 from ecgray.shards.resample import LARGEST_TERM, resampling_ratio
 from ecgray.shards.storage import is_remote, resolve, size_of, write_bytes
 from ecgray.training.distributed import best_device
@@ -84,7 +86,7 @@ def predict(
             f"A lead can be chosen for a network of one lead, got {lead} for {', '.join(description.leads)}; leave out "
             "--lead."
         )
-    sources, remarked = _sources(paths, description.leads, lead), dict[str, Mapping[str, str]]()
+    sources, remarked = _sources(paths, description.leads, lead), _Remarked({}, [])
     seeds = len(finished.seeds)
     announce(
         show_progress,
@@ -120,7 +122,7 @@ def predict(
         write_bytes(out, content)
     else:
         write_atomically(out, content)
-    for line in notes.lines(remarked.items(), len(sources)):
+    for line in (*notes.lines(remarked.notes.items(), len(sources)), *remarked.of_leads(description.leads)):
         log.warning("%s", line)
     return table
 
@@ -152,6 +154,23 @@ class _Recording:
     notes: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Remarked:
+    """Notes of the records that were read, and (leads,) standard deviations of each in mV."""
+
+    notes: dict[str, Mapping[str, str]]
+    sd_mv: list[list[float]]
+
+    def add(self, name: str, recording: _Recording) -> None:
+        self.notes[name] = recording.notes
+        gain, baseline = recording.gain.astype(np.float64), recording.baseline.astype(np.float64)
+        moments = lead_moments(recording.signal, gain, baseline, recording.gaps)
+        self.sd_mv.append([lead.sd for lead in moments])
+
+    def of_leads(self, leads: tuple[str, ...]) -> list[str]:
+        return set_remarks(leads, np.array(self.sd_mv))
+
+
 _Read = Callable[[], _Recording]
 """Raises RecordRefused."""
 
@@ -159,11 +178,11 @@ _Read = Callable[[], _Recording]
 def _windows(
     sources: Sequence[tuple[str, _Read]],
     how: Preprocessing,
-    remarked: dict[str, Mapping[str, str]],
+    remarked: _Remarked,
     progress: Progress,
 ) -> Iterator[tuple[dict[str, Any], Signal | None]]:
-    """A row of the table and the network's input (leads, how.length_samples), or the reason in the row and None; the
-    notes of each record go into ``remarked``."""
+    """A row of the table and the network's input (leads, how.length_samples), or the reason in the row and None; each
+    record is added to ``remarked``."""
     length = how.length_samples
     for number, (name, read) in enumerate(sources):
         progress.to(number)
@@ -173,7 +192,7 @@ def _windows(
         except RecordRefused as reason:
             yield {"record": name, "refused": " ".join(str(reason).split())}, None
             continue
-        remarked[name] = recording.notes
+        remarked.add(name, recording)
         lost_s = recording.gaps / recording.fs
         samples = signal.shape[-1]
         last = max(samples - length, 0)

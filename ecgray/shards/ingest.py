@@ -168,7 +168,7 @@ def _say_what_to_look_at(finished: Sequence[Ledger], target: Target, place: str)
     names = [name for shard in finished for name in shard.table["id"].to_pylist()]
     for line in notes.lines((each for shard in finished for each in shard.notes()), len(names)):
         log.warning("%s", line)
-    for line in set_remarks(target.fs, target.leads, sd_mv):
+    for line in set_remarks(target.leads, sd_mv):
         log.warning("%s", line)
     if found := far_off(sd_mv, target.leads, names.__getitem__):
         log.warning("%s", warning(found, len(names), place))

@@ -60,7 +60,7 @@ def summary(paths: Sequence[str | Path]) -> dict[str, Any]:
         },
         "notes": [
             *lines(notes_by_record(archive), len(archive)),
-            *set_remarks(archive.fs, archive.leads, sd_mv),
+            *set_remarks(archive.leads, sd_mv),
         ],
         "refused": [
             entry

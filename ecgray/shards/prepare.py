@@ -13,6 +13,9 @@ from ecgray.shards.leads import lead_order, same_lead
 from ecgray.shards.remarks import remarks
 from ecgray.shards.resample import resample
 
+LEAST_FS = 100.0
+"""Hz below which a QRS complex is a few samples."""
+
 _CHOOSE = " (take leads that all have with --lead)"
 
 
@@ -42,13 +45,14 @@ def prepare(record: Record, target: Target) -> Record:
         order = _order(record.leads, target.leads)
         own_leads = tuple(record.leads[place] for place in order)
         record = _with_leads(record, target.leads, order)
+    lowest = min(record.fs, target.fs)
     if record.fs != target.fs:
         if not target.resampled:
             raise RecordRefused(f"sampled at {record.fs:g} Hz, the set at {target.fs:g} Hz (resample with --fs)")
         record = resample(record, target.fs)
     if target.detect_beats and not record.annotated:
         record = _with_detected_beats(record, own_leads)
-    return _with_remarks(record)
+    return _with_remarks(record, {"low_rate": f"{lowest:g} Hz"} if lowest < LEAST_FS else {})
 
 
 def _invalid(record: Record) -> str | None:
@@ -133,6 +137,6 @@ def _with_detected_beats(record: Record, own_leads: tuple[str, ...]) -> Record:
     )
 
 
-def _with_remarks(record: Record) -> Record:
-    found = dict(remarks(record))
+def _with_remarks(record: Record, of_rate: dict[str, str]) -> Record:
+    found = of_rate | dict(remarks(record))
     return replace(record, notes={**record.notes, **found}) if found else record

@@ -11,8 +11,6 @@ from ecgray.databases.record import Record
 
 HEART_RATE = (25.0, 220.0)
 """Beats per minute outside which a detector has hardly found the beats, or a file hardly marks each."""
-LEAST_FS = 100.0
-"""Hz below which a QRS complex is a few samples."""
 AMPLITUDE_MV = (0.02, 20.0)
 """What an ECG reaches from its lowest to its highest: six standard deviations of a lead, median over the records."""
 FLAT_S, FLAT_UNITS = 1.0, 2
@@ -57,14 +55,9 @@ def _flat_share(signal: npt.NDArray[np.int16], gaps: npt.NDArray[np.int64], fs: 
     return int((chosen.max(axis=1) <= chosen.min(axis=1).astype(np.int32) + FLAT_UNITS).sum()) / kept
 
 
-def set_remarks(fs: float, leads: Sequence[str], sd_mv: npt.NDArray[np.float64]) -> list[str]:
-    """One line each for a set at a rate below LEAST_FS and for leads whose amplitude is none of an ECG.
-
-    ``sd_mv``: (N, leads), NaN where it is not known.
-    """
+def set_remarks(leads: Sequence[str], sd_mv: npt.NDArray[np.float64]) -> list[str]:
+    """One line for each lead whose amplitude is none of an ECG. ``sd_mv``: (N, leads), NaN where it is not known."""
     lines = []
-    if fs < LEAST_FS:
-        lines.append(f"The set is at {fs:g} Hz, and below {LEAST_FS:g} Hz little is left of a beat's form.")
     for lead, column in zip(leads, sd_mv.T, strict=True):
         known = column[~np.isnan(column)]
         if len(known) and not AMPLITUDE_MV[0] <= (amplitude := 6 * float(np.median(known))) <= AMPLITUDE_MV[1]:

@@ -103,7 +103,9 @@ def test_too_little_left_is_refused_with_the_lead(tmp_path: Path, write_record: 
     digital = np.tile(np.arange(1000) % 100, (2, 1)).T
     digital[100:601, 1] = missing
     path = write_record(tmp_path / "some", digital, fmt=fmt, leads=["I", "II"])
-    with pytest.raises(RecordRefused, match=r"50\.1% of lead II is missing \(NaN\); outside the gaps there must be 10 s"):
+    with pytest.raises(
+        RecordRefused, match=r"50\.1% of lead II is missing \(NaN\); outside the gaps there must be 10 s"
+    ):
         read(path)
     assert read(path, "I").gaps.shape == (0, 2)
     digital[100:600:2, 0] = missing  # every second sample of the half

@@ -140,9 +140,7 @@ def test_the_ecg_is_predicted_wherever_it_stands(
     np.testing.assert_array_equal(chosen[CLASSES].iloc[0], rows.loc["beside"])
 
 
-def test_what_other_leads_lack_does_not_matter(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_other_leads_lack_does_not_matter(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The network's lead is there by name: an electrode off elsewhere, for all of the time or some, changes nothing."""
     signal = make_record(0, "A").signal[0]
     other = np.full(len(signal), -(2**15))
@@ -157,6 +155,19 @@ def test_what_other_leads_lack_does_not_matter(
     rows = table.groupby("record")[CLASSES].first()
     for name in ("off", "half"):
         np.testing.assert_array_equal(rows.loc[name], rows.loc["alone"])
+
+
+def test_what_looks_wrong_is_said(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    signal = make_record(0, "A").signal[0]
+    write_signal(tmp_path / "slow", signal, 50.0, "200.0(0)/mV", "ECG")
+    write_signal(tmp_path / "volt", signal, 100.0, "200.0(0)/V", "ECG")
+    predict(run, [tmp_path / "slow"], tmp_path / "slow.csv")
+    assert caplog.messages == [
+        "1 of 1 records are sampled below 100 Hz, where little is left of a beat's form: slow (50 Hz)"
+    ]
+    caplog.clear()
+    predict(run, [tmp_path / "volt"], tmp_path / "volt.csv")
+    assert len(caplog.messages) == 1 and "is the unit in the headers right?" in caplog.messages[0]
 
 
 def test_what_cannot_be_used_is_named_and_the_others_predicted(

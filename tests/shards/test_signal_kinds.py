@@ -126,7 +126,12 @@ def test_spellings_of_a_lead_are_one_lead(tmp_path: Path) -> None:
             250,
             "2 of 2 records do not say the gain of a signal, and WFDB then means 200 per",
         ),
-        (heart(20, fs=90), "1000/mV ECG", 90, "The set is at 90 Hz, and below 100 Hz little is left of a beat's form."),
+        (
+            heart(20, fs=90),
+            "1000/mV ECG",
+            90,
+            "are sampled below 100 Hz, where little is left of a beat's form: r0 (90 Hz)",
+        ),
         (heart(20), "1/uV ECG", 250, "Lead ECG spans 0.00"),
         (30 * heart(20), "1000/mV ECG", 250, "Lead ECG spans 2"),
         (breathing(30), "1000/mV ECG", 250, "have beats at a rate outside 25 to 220 per minute: r0 ("),
