@@ -53,7 +53,7 @@ class CinC2017(Database):
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
         folder = root / "training2017" if (root / "training2017").is_dir() else root
-        listing = walk(folder, below=False)
+        listing = walk(folder, below=False, tables=r"REFERENCE.*\.csv")
         names = [path.name for path in listing.headers]
         tables = sorted({*folder.glob("REFERENCE*.csv"), *root.glob("REFERENCE*.csv")})
         if not names or not tables:

@@ -17,7 +17,7 @@ from ecgray.databases.ecg_leads import lead_key
 from ecgray.databases.layouts import other_layout, require_folder
 from ecgray.databases.patients import Headers, carried, named_folder, own_folder, read_headers
 from ecgray.databases.record import Database, Found, Record, RecordRefused, Reference
-from ecgray.databases.walk import walk
+from ecgray.databases.walk import LABELS, walk
 from ecgray.databases.wfdb_files import Annotators, BeatsAre, read_record, require_annotations
 from ecgray.errors import EcgrayError, plain, quoted
 
@@ -82,13 +82,13 @@ class Folder(Database):
 
     def find(self, root: Path) -> Sequence[Reference]:
         require_folder(root, self.name)
-        listing = walk(root)
+        listing = walk(root, tables=re.escape(LABELS))
         paths = listing.headers
         if not paths:
             raise other_layout(root, self.name, "WFDB headers (.hea), in it or below it", listing)
         require_annotations(root, paths, self._annotators(), needed=False)
         ids = [path.relative_to(root).as_posix() for path in paths]
-        table = _read_labels(root / "labels.csv", ids)
+        table = _read_labels(root / LABELS, ids)
         headers = read_headers(paths)
         by_pattern = None if self.patient is None else _search(self.patient, ids)
         one_folder = len({path.parent for path in paths}) == 1
@@ -206,6 +206,13 @@ class _Table:
         return told
 
 
+def _advice(columns: Sequence[str]) -> str:
+    """How who has these columns goes on."""
+    if len(columns) == 1 and re.search("[;\t]", columns[0]):
+        return "separate cells by commas"
+    return "add the column label, which may be empty" if "record" in columns else "correct that row"
+
+
 def _read_labels(file: Path, ids: Sequence[str]) -> _Table:
     """What ``labels.csv`` says; nothing where there is none."""
     if not file.exists():
@@ -215,12 +222,14 @@ def _read_labels(file: Path, ids: Sequence[str]) -> _Table:
             lines = csv.reader(text, strict=True)
             columns = [column.strip() for column in next(lines, [])]
             rows = [(lines.line_num, [" ".join(cell.split()) for cell in cells]) for cells in lines if any(cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise EcgrayError(f"{file} must be text in UTF-8, and is not; save it as CSV in UTF-8.") from None
+    except (OSError, csv.Error) as error:
         raise EcgrayError(f"{file} must be a table of record,label, but cannot be read: {error}.") from None
     if not {"record", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise EcgrayError(
             f"{file} must have the columns record and label (and optionally patient) in its first row, each once, got"
-            f" {quoted(','.join(columns), 200)}; correct that row."
+            f" {quoted(','.join(columns), 200)}; {_advice(columns)}."
         )
     bare = Counter(record.rsplit("/", 1)[-1] for record in ids)
     known = {record: record for record in ids}

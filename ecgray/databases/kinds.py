@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,9 +62,6 @@ _NO_DATA = frozenset(
     (".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".png", ".jpg", ".jpeg", ".svg", ".json", ".py", ".sh", ".m")
 )
 """Suffixes of what is read by people."""
-
-TABLES = re.compile(r"labels\.csv|REFERENCE.*\.csv|RECORDS.*\.csv", re.IGNORECASE)
-"""Tables that are looked for by their name."""
 
 
 def kind_of(file: Path, *, look: bool = True) -> str | None:

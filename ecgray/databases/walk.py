@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecgray.databases.kinds import TABLES, kind_of, listed_kinds
+from ecgray.databases.kinds import kind_of, listed_kinds
 from ecgray.databases.wfdb_header import read_outline
 from ecgray.errors import counted, plain
 
@@ -34,6 +34,8 @@ _LOOKED_AT = 10_000
 
 
 HEADER = ".hea"
+LABELS = "labels.csv"
+"""The table of labels and patients that lies beside records, in the folder that is given."""
 
 
 def record_of(header: Path) -> Path:
@@ -106,8 +108,9 @@ def unread(listing: Listing) -> str:
     return "; ".join(told)
 
 
-def walk(root: Path, *, below: bool = True) -> Listing:
+def walk(root: Path, *, below: bool = True, tables: str = "") -> Listing:
     """What lies in ``root`` and, if ``below``, in its subfolders; the same on every platform, in any order of entries.
+    ``tables``: pattern of the names of files in the root that the caller reads, and that are not left out.
 
     Links to folders are not followed. Raises OSError where the root itself cannot be read.
     """
@@ -151,7 +154,8 @@ def walk(root: Path, *, below: bool = True) -> Listing:
                 continue
             looked += 1
             kind = kind_of(Path(folder, name), look=looked <= _LOOKED_AT)
-            if kind is not None and not TABLES.fullmatch(name):
+            read = Path(folder) == root and re.fullmatch(tables, name) is not None
+            if kind is not None and not read:
                 other = other or _below(root, os.path.join(folder, name))
                 kinds[kind] += 1
     return Listing(

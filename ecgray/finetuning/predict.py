@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from ecgray.databases import notes
 from ecgray.databases.ecg_leads import find_lead
 from ecgray.databases.layouts import no_record, other_layout, require_folder
 from ecgray.databases.record import RecordRefused, Reference
-from ecgray.databases.walk import record_of, walk
+from ecgray.databases.walk import LABELS, record_of, walk
 from ecgray.databases.wfdb_files import read_record
 from ecgray.databases.wfdb_header import MAX_VALUES, read_header
 from ecgray.errors import EcgrayError, counted
@@ -253,7 +254,7 @@ def _sources(paths: Sequence[Path | str], leads: tuple[str, ...], lead: str | No
     for path in (Path(path).expanduser() for path in paths):
         if path.is_dir():
             require_folder(path, "Records")
-            listing = walk(path)
+            listing = walk(path, tables=re.escape(LABELS))
             below = listing.headers
             if not below:
                 raise other_layout(path, "folder", "WFDB headers (.hea), in it or below it", listing)

@@ -117,6 +117,10 @@ def test_cells_may_be_quoted(archive: Path) -> None:
         ("record,label\na/r1,N,A\n", "2 cells in each row, but line 2 has 3"),
         ("record,label\n\na/r1\n", "2 cells in each row, but line 3 has 1"),
         ('record,label\n"a/r1,N\na/r2,N\n', "cannot be read"),
+        ("record;label;patient\na/r1;N;1\n", "got 'record;label;patient'; separate cells by commas"),
+        ("record\tlabel\na/r1\tN\n", "; separate cells by commas"),
+        ("record,patient\na/r1,1\n", "got 'record,patient'; add the column label, which may be empty"),
+        ("Record,Label\na/r1,1\n", "got 'Record,Label'; correct that row"),
         ("record,label\na/r1,N\na/r1,A\n", "a/r1' stands again in line 3"),
         ("record,label\nr2,N\na/r2,N\n", "a/r2' stands again in line 3"),
         ("record,label\nx,N\n", "none of its 1 rows does"),
@@ -128,6 +132,15 @@ def test_a_bad_table_is_named(archive: Path, text: str, reason: str) -> None:
     with pytest.raises(EcgrayError, match=reason) as error:
         found(archive)
     assert "\n" not in str(error.value)
+
+
+def test_a_table_in_another_encoding_is_named(archive: Path) -> None:
+    for encoding in ("latin-1", "utf-16"):
+        (archive / "labels.csv").write_bytes("record,label\ntop,M\u00fcller\n".encode(encoding))
+        with pytest.raises(EcgrayError, match="must be text in UTF-8, and is not; save it as CSV in UTF-8"):
+            found(archive)
+    (archive / "labels.csv").write_bytes("record,label\ntop,M\u00fcller\n".encode("utf-8-sig"))
+    assert found(archive)["top"][1] == ("M\u00fcller",)
 
 
 def test_links_to_folders_are_not_followed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

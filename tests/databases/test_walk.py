@@ -210,3 +210,15 @@ def test_a_signal_file_that_a_header_of_another_name_gives_is_no_orphan(
     header.write_text(header.read_text().replace("r1.dat", "signals.dat"))
     found = Folder().find(tmp_path)
     assert isinstance(found, Found) and not any(".dat" in line for line in found.remarks)
+
+
+def test_tables_that_nobody_reads_are_told(tmp_path: Path, write_record: Writer, wave: Wave) -> None:
+    write_record(tmp_path / "site" / "r1", wave, marks=[(5, "N", "")])
+    for name in ("labels.csv", "site/labels.csv", "site/REFERENCE.csv", "Labels.CSV"):
+        (tmp_path / name).write_text("record,label\nr1,A\n")
+    if len(list(tmp_path.glob("*.csv"))) + len(list(tmp_path.glob("*.CSV"))) < 2:
+        pytest.skip("the file system does not tell cases apart")
+    found = Folder().find(tmp_path)
+    assert isinstance(found, Found) and found.remarks[-1] == "3 CSV files were left out, not read yet, as Labels.CSV"
+    found = MitBih().find(tmp_path / "site")
+    assert isinstance(found, Found) and found.remarks == ("2 CSV files were left out, not read yet, as REFERENCE.csv",)
