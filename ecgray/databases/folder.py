@@ -39,9 +39,9 @@ class Folder(Database):
     record has it. Whose a record is says, in this order: ``labels.csv``; ``patient``, if that is set; the record's
     header (``# patient 7``; ``patients.stated`` tells which words count); its name, where it is one of a database whose
     names carry the patient (``p00007_s01`` of Icentia11K; ``patients.carried``); its folder, or the one above that is
-    named as a patient's (``pat007/monday``) or is no visit's (``p7/visit1``). Where all records lie in one folder and nothing else is said, each record
-    is its own patient. The segments of a multi-segment record are of one patient: each is a record, the whole is
-    refused.
+    named as a patient's (``pat007/monday``) or is no visit's (``p7/visit1``). Where all records lie in one folder and
+    nothing else is said, each record is its own patient. The segments of a multi-segment record are of one patient:
+    each is a record, the whole is refused.
     """
 
     lead: tuple[str, ...] = ()
