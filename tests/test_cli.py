@@ -316,7 +316,7 @@ def test_data_that_answers_nothing(random_records: Any, tmp_path: Path, capsys: 
     words = ("pretrain", "weimann2021_beat", "--data", tmp_path / "shards", "--out", tmp_path / "run", *SMALL)
     for task in (["beat"], ["rhythm", "--task.undefined", "drop"], ["heart_rate"]):
         line = refused(capsys, *words, "--task", *task)
-        assert f"what {task[0]} is learned from" in line and "--detect-beats" in line
+        assert f"what the task {task[0]} learns from" in line and "--detect-beats" in line
         assert ("weimann2021_future" in line) == (task[0] != "heart_rate")
     # Detected beats have no class: the two other tasks are not told to detect them.
     ended = [np.arange(100, r.signal.shape[1], 200) for r in silent]

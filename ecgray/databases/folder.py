@@ -95,6 +95,7 @@ class Folder(Database):
         known = _known(table, ids, paths, headers)
         references = []
         ways: Counter[str] = Counter()
+        alone_ids: set[str] = set()
         for number, (record, path) in enumerate(zip(ids, paths, strict=True)):
             whole = headers.recording.get(path, path)
             recording = whole.relative_to(root).as_posix()
@@ -110,11 +111,16 @@ class Folder(Database):
             )
             way, patient = next((way, who) for way, who in candidates if who or (way == "pattern" and who is not None))
             ways[way] += 1
+            if way == "itself":
+                alone_ids.add(recording)
             references.append(
                 Reference(record=record, patient=patient or "", path=path, labels=table.rows.get(record, _NO_ROW)[0])
             )
         references.sort(key=lambda reference: (reference.patient, reference.record))
-        return Found(references, [*table.remarks(len(ids)), *_of_patients(ways, headers, paths), *listing.remarks()])
+        return Found(
+            references,
+            [*table.remarks(len(ids)), *_of_patients(ways, len(alone_ids), headers, paths), *listing.remarks()],
+        )
 
     def read(self, reference: Reference) -> Record:
         if not reference.patient:
@@ -136,12 +142,14 @@ def _known(table: _Table, ids: Sequence[str], paths: Sequence[Path], headers: He
     return found
 
 
-def _of_patients(ways: Counter[str], headers: Headers, paths: Sequence[Path]) -> list[str]:
-    """How the records' patients are told, where somebody may want it otherwise. ``ways``: records by what told it."""
+def _of_patients(ways: Counter[str], alone: int, headers: Headers, paths: Sequence[Path]) -> list[str]:
+    """How the records' patients are told, where somebody may want it otherwise. ``ways``: records by what told it;
+    ``alone``: recordings of which nothing tells it."""
     total = ways.total()
     told = headers.remarks(paths, "count by their folder or name, or as a patient each") if ways["header"] else []
-    if ways["itself"] > 1:
-        which = "each record counts" if ways["itself"] == total else f"each of {ways['itself']:,} records counts"
+    if alone > 1:
+        kind = "record" if alone == ways["itself"] else "recording"
+        which = f"each {kind} counts" if ways["itself"] == total else f"each of {alone:,} {kind}s counts"
         told.append(f"nothing tells patients apart: {which} as a patient of its own; give --patient or labels.csv")
     if ways["folder"]:
         which = "" if ways["folder"] == total else f" of {ways['folder']:,} of {total:,} records"

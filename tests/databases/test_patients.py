@@ -294,6 +294,8 @@ def test_headers_that_name_one_signal_file_are_of_one_patient(tmp_path: Path, wr
     for database in (Folder(), MitBih(lead="II")):
         found = patients(database, tmp_path)
         assert found["a01"] == found["a01er"] == found["a01r"] != found["a02"]
+    own = "nothing tells patients apart: each recording counts as a patient of its own; give --patient or labels.csv"
+    assert remarks(Folder(), tmp_path) == [own]
     (tmp_path / "a01er.hea").write_text("\n".join(["a01er 2 250 1000", *lines, "# patient 7", ""]))
     found = patients(Folder(), tmp_path)
     assert (found["a01"], found["a01r"], found["a02"]) == ("7", "7", "a02")
