@@ -111,8 +111,13 @@ class _Watch:
 
 
 def _work_of_others() -> tuple[float, float]:
-    """(now, seconds of work that other processes have done on the cores of this one), from two unnamed beginnings."""
+    """(now, seconds of work that other processes have done on the cores of this one), from two unnamed beginnings.
+
+    Processes that are nicer than this one do not count: they wait for it, and fill what it leaves.
+    """
     every = psutil.cpu_times(percpu=True)
     mine = [every[number] for number in os.sched_getaffinity(0) if number < len(every)]
-    busy = sum(core.user + core.nice + core.system + core.irq + core.softirq + core.steal for core in mine)
+    busy = sum(core.user + core.system + core.irq + core.softirq + core.steal for core in mine)
+    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
+        busy += sum(core.nice for core in mine)
     return time.monotonic(), busy - time.process_time()
